@@ -1,0 +1,74 @@
+# One command a task; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The demo needs no test tools: two stamps, so that it waits for none of them.
+ENGINE := .venv/.installed-engine
+DEV := .venv/.installed-dev
+SOURCES := app engine whence_client migrations tests benchmarks
+
+.PHONY: help venv demo serve test check lint format types arrows migrations openapi bench clean
+
+help:  ## list the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+venv: $(DEV)  ## the environment with every pinned package, test tools included
+
+# pip comes last when an environment is made: with it in place the environment is whole.
+.venv/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is needed; name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Redone when a requirement changes: pip then changes only what differs.
+$(ENGINE): pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing whence[engine] into .venv (pinned by constraints.txt) …"
+	$(PIP_INSTALL) -e '.[engine]'
+	@touch $@
+
+$(DEV): $(ENGINE)
+	@echo "Installing the test tools into .venv …"
+	$(PIP_INSTALL) -e '.[engine,dev]'
+	@touch $@
+
+# `exec` puts the program in the shell's place: Ctrl-C reaches it, and nothing is left behind.
+demo: $(ENGINE)  ## fine-tune a small model, index it, ask three questions, serve /ui  (ARGS=--no-serve ends by itself)
+	@exec $(BIN)/whence demo $(ARGS)
+
+serve: $(ENGINE)  ## the service on 127.0.0.1  (ARGS="--port 8080")
+	@exec $(BIN)/whence serve $(ARGS)
+
+test: $(DEV)  ## every test but those that need a GPU  (ARGS="tests/engine -x")
+	@exec env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+check: lint format types arrows migrations openapi  ## everything that can be checked without running a test
+	@echo "check: all passed"
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+
+format: $(DEV)
+	$(BIN)/ruff format --check .
+
+types: $(DEV)
+	$(BIN)/pyright
+
+arrows: $(DEV)
+	$(BIN)/lint-imports
+
+migrations: $(DEV)
+	$(BIN)/python -m app.database check
+
+openapi: $(DEV)
+	$(BIN)/python -m tests.contract.openapi_snapshot
+
+bench: $(DEV)  ## capture and query cost beside a bare loop  (ARGS are the benchmark's own)
+	@exec env OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.capture $(ARGS)
+
+clean:  ## remove the environment and every cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis

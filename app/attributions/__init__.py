@@ -1,0 +1,1 @@
+"""Attributions: questions asked, and their stored answers."""

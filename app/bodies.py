@@ -1,0 +1,61 @@
+"""What the request and response schemas of every resource share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+
+
+class RequestBody(BaseModel):
+    """A field that is not known is an error: a misspelt option must never be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("text must not contain NUL characters")
+    return value
+
+
+PlainText = Annotated[str, AfterValidator(_storable)]
+Name = Annotated[PlainText, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+PathText = Annotated[PlainText, StringConstraints(min_length=1, max_length=4096)]
+
+
+class FieldProblem(BaseModel):
+    pointer: str
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `type` is stable; more fields may name the facts (line, rows, serves, …)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+    request_id: str | None = None
+    errors: list[FieldProblem] = []
+    remedy: str | None = None
+
+
+_MEANINGS = {
+    403: "Not allowed",
+    404: "No such resource",
+    409: "The state of things forbids it",
+    413: "The body is too large",
+    422: "The request asks for something impossible",
+    429: "Too many queries are waiting; see Retry-After",
+    503: "The engine or the database is not available",
+    507: "The disk is full",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route: the problems it can answer with."""
+    return {status: {"model": Problem, "description": _MEANINGS[status]} for status in statuses}

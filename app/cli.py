@@ -1,0 +1,95 @@
+"""`whence`: the commands put together, and how each of them may end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from typer.exceptions import TyperException
+
+from app import __version__
+from app.commands import datasets, indexes, jobs, models
+from app.commands.ask import ask
+from app.commands.console import fail
+from app.commands.methods import methods
+from app.commands.score import score
+from app.commands.serve import CannotListen, demo, migrate, serve
+from app.errors import AppError
+from app.homelock import HomeInUse
+from engine.errors import EngineError, InvalidOption, UnknownMethod
+from whence_client import WhenceError
+
+FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="whence",
+    help="Which training examples caused this output of a fine-tuned language model?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (serve, demo, migrate, ask, score, methods):
+    app.command()(command)
+app.add_typer(models.app, name="model")
+app.add_typer(datasets.app, name="dataset")
+app.add_typer(indexes.app, name="index")
+app.add_typer(jobs.app, name="jobs")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"whence {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whence(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 (failed), 2 (bad usage), 130 (Ctrl-C). Errors are one line on stderr, never a traceback."""
+    try:
+        code = app(list(sys.argv[1:] if arguments is None else arguments), prog_name="whence", standalone_mode=False)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("WHENCE_TRACEBACK"):
+            raise
+        fail(_message(error))
+        return _exit_code(error)
+    return code if isinstance(code, int) else 0
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, (EngineError, AppError)):
+        return f"{error.title}: {error.detail} — {error.remedy}"
+    if isinstance(error, TyperException):
+        return f"{error.format_message()} (whence --help shows how)"
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = "_".join(str(part) for part in first["loc"]).upper()
+        return f"Invalid setting {f'WHENCE_{where}' if where else ''}: {first['msg']}"
+    if isinstance(error, (WhenceError, HomeInUse, CannotListen)):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"Unexpected {type(error).__name__}: {error} (WHENCE_TRACEBACK=1 shows where)"
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, TyperException):
+        return error.exit_code
+    return BAD_USAGE if isinstance(error, (UnknownMethod, InvalidOption, ValidationError)) else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

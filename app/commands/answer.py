@@ -1,0 +1,85 @@
+"""An attribution as text: verdict first, then the rows, then what to be careful about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from app.commands.console import clean, one_line, out, table, warn
+from whence_client import Attribution, Hit
+from whence_client.types import Group
+
+NOT_PROVEN = (
+    "A high score predicts that training on this row more would raise this output; it does not prove that the model "
+    "copied it, nor that without it the output would be gone."
+)
+_VERDICT_STYLE = {"trusted": "green", "weak": "yellow", "untrusted": "red", "unmeasured": "yellow"}
+
+
+def show_answer(answer: Attribution) -> None:
+    out.print(question_line(answer))
+    out.print(trust_line(answer))
+    out.print(fine_tuning_line(answer))
+    out.print()
+    out.print(hit_table("Proponents: they speak for this output", answer.proponents))
+    if answer.opponents:
+        out.print()
+        out.print(hit_table("Opponents: they speak against it", answer.opponents))
+    if answer.groups:
+        out.print()
+        out.print(_group_table(answer.groups))
+    for message in answer.diagnostics.warnings:
+        warn(message)
+    out.print()
+    out.print(Text(NOT_PROVEN, style="dim"))
+    out.print(Text(f"{answer.id} · {answer.method} · index {answer.index}", style="dim"))
+
+
+def question_line(answer: Attribution) -> Text:
+    """The question and the output in one line, the output in bold."""
+    line = one_line(answer.query.prompt, 300)
+    return line.append(" → ").append(one_line(answer.query.completion, 300).plain, style="bold")
+
+
+def trust_line(answer: Attribution) -> Text:
+    verdict = answer.trust.verdict
+    line = Text("Trust: ").append(clean(verdict).plain, style=_VERDICT_STYLE.get(verdict, "yellow"))
+    return line.append(f" ({one_line(answer.trust.reason, 400).plain})") if answer.trust.reason else line
+
+
+def fine_tuning_line(answer: Attribution) -> Text:
+    """What fine-tuning did to this output; when it did not raise it, that is the first thing to know."""
+    gain = answer.tuned_minus_base
+    if gain is None:
+        return Text("What fine-tuning did to this output was not measured.", style="dim")
+    said = f"log-probability tuned − base = {gain:+.2f}"
+    if gain > 0:
+        return Text(f"Fine-tuning raised this output: {said}.")
+    return Text(
+        f"Fine-tuning did not raise this output ({said}): look for its cause in the base model.", style="bold yellow"
+    )
+
+
+def hit_table(title: str, hits: Sequence[Hit]) -> Table:
+    rows = [(h.rank, f"{h.score:+.4g}", _percentile(h), h.example_id, _tags(h), hit_text(h)) for h in hits]
+    return table(title, [">#", ">score", ">pct", "example", "tags", "text"], rows)
+
+
+def hit_text(hit: Hit) -> Text:
+    parts = [hit.prompt, hit.completion] if hit.prompt or hit.completion else [hit.text]
+    return one_line(" → ".join(part.strip() for part in parts if part))
+
+
+def _percentile(hit: Hit) -> str:
+    return "" if hit.percentile is None else f"{hit.percentile:.1f}"
+
+
+def _tags(hit: Hit) -> Text:
+    return one_line(", ".join(f"{key}={value}" for key, value in hit.tags.items()), 60)
+
+
+def _group_table(groups: Sequence[Group]) -> Table:
+    rows = [(g.key, f"{g.score:+.4g}", f"{g.share:.1%}", g.count) for g in groups]
+    return table("Groups", ["group", ">score", ">share", ">rows"], rows)

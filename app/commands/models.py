@@ -1,0 +1,87 @@
+"""`whence model …`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.console import count, facts, out, print_json, table, warn, when
+from app.commands.options import Json, Limit, Url, server
+from whence_client import Model
+
+app = typer.Typer(no_args_is_help=True, help="Register fine-tuned models and list them.")
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="A name; the same name again makes a new version.")],
+    base: Annotated[str, typer.Option(help="Base model, or a dense fine-tune: a directory below the server's roots.")],
+    adapter: Annotated[str | None, typer.Option(help="PEFT adapter directory.")] = None,
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="A checkpoint's directory, oldest first; may be repeated.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer directory, if not the base's.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="JSON file: what training did (reduction, template, …)."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float64.")] = None,
+    url: Url = None,
+    json_: Json = False,
+) -> None:
+    """Register a fine-tuned model."""
+    with server(url) as whence:
+        model = whence.models.create(
+            name,
+            base=_absolute(base),
+            adapter=adapter and _absolute(adapter),
+            checkpoints=[_absolute(path) for path in checkpoint] if checkpoint else None,
+            tokenizer=tokenizer and _absolute(tokenizer),
+            recipe=read_json_object(recipe, "--recipe"),
+            dtype=dtype,
+        )
+    print_json(model) if json_ else _show(model)
+
+
+@app.command("list")
+def list_(limit: Limit = 50, url: Url = None, json_: Json = False) -> None:
+    """List registered models, newest first."""
+    with server(url) as whence:
+        page = whence.models.list(limit=limit)
+    if json_:
+        print_json(page)
+        return
+    rows = [
+        (m.id, m.name, m.version, count(m.trained_parameters), m.adapter or m.base, when(m.created_at))
+        for m in page.data
+    ]
+    out.print(table(None, ["id", "name", ">version", ">trained", "path", "created"], rows))
+
+
+def read_json_object(path: Path | None, option: str) -> dict[str, Any] | None:
+    """Raises typer.BadParameter when the file holds no JSON object."""
+    if path is None:
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(f"{path} is not JSON: {error}", param_hint=option) from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{path} holds no JSON object", param_hint=option)
+    return value
+
+
+def _absolute(path: str) -> str:
+    """A path that exists here is made absolute, so that it means the same to a server started elsewhere."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
+
+
+def _show(model: Model) -> None:
+    pairs = [("id", model.id), ("name", model.name), ("version", model.version), ("base", model.base)]
+    pairs += [("adapter", model.adapter), ("parameters", count(model.parameters))]
+    out.print(facts([*pairs, ("trained", count(model.trained_parameters)), ("fingerprint", model.fingerprint)]))
+    for message in model.warnings:
+        warn(message)

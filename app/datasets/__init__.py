@@ -1,0 +1,1 @@
+"""Datasets: uploads and imports; their rows lie below datasets/<sha256>."""

@@ -1,0 +1,113 @@
+"""The service's only way to the engine. What implements `EngineClient` may compute here or elsewhere."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from engine.config import IndexConfig, ModelConfig
+from engine.errors import EngineUnavailable
+from engine.methods.specs import method_specs
+from engine.types import (
+    AskOptions,
+    Attribution,
+    CheckpointFn,
+    IndexEstimate,
+    IndexInfo,
+    MethodSpec,
+    ModelInfo,
+    Query,
+    SelfInfluence,
+)
+
+if TYPE_CHECKING:
+    from engine.lane import Lane
+
+Order = Literal["desc", "asc"]
+
+
+class EngineClient(Protocol):
+    """All calls block and raise `engine.errors`, except `submit_attribution`, which never waits.
+
+    build_index resumes by itself what an earlier attempt left in `index_dir`.
+    submit_attribution raises QueueFull at once when the bounded queue has no place.
+    """
+
+    def methods(self) -> list[MethodSpec]: ...
+
+    def describe_model(self, model: ModelConfig) -> ModelInfo: ...
+
+    def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate: ...
+
+    def build_index(
+        self, model: ModelConfig, dataset_dir: Path, config: IndexConfig, index_dir: Path, checkpoint: CheckpointFn
+    ) -> IndexInfo: ...
+
+    def submit_attribution(
+        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
+    ) -> Future[Attribution]: ...
+
+    def self_influence(self, dataset_dir: Path, index_dir: Path, order: Order, limit: int) -> list[SelfInfluence]: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class LocalEngine:
+    """The engine in this process. Its lane (torch, the device, the models) starts with the first use."""
+
+    def __init__(self, *, device: str = "auto", threads: int | None = None, max_queue: int = 64) -> None:
+        self._device, self._threads, self._max_queue = device, threads, max_queue
+        self._lane: Lane | None = None
+        self._starting = Lock()
+
+    def methods(self) -> list[MethodSpec]:
+        return method_specs()
+
+    def describe_model(self, model: ModelConfig) -> ModelInfo:
+        return self._started().describe_model(model)
+
+    def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate:
+        return self._started().estimate_index(model, dataset_dir, config)
+
+    def build_index(
+        self, model: ModelConfig, dataset_dir: Path, config: IndexConfig, index_dir: Path, checkpoint: CheckpointFn
+    ) -> IndexInfo:
+        return self._started().build_index(model, dataset_dir, config, index_dir, checkpoint)
+
+    def submit_attribution(
+        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
+    ) -> Future[Attribution]:
+        return self._started().submit_attribution(model, dataset_dir, index_dir, query, ask)
+
+    def self_influence(self, dataset_dir: Path, index_dir: Path, order: Order, limit: int) -> list[SelfInfluence]:
+        return self._started().self_influence(dataset_dir, index_dir, order, limit)
+
+    def status(self) -> dict[str, Any]:
+        """Never starts the lane: asking how things stand costs nothing."""
+        if self._lane is not None:
+            return self._lane.status()
+        idle = {"queue_depth": 0, "models_loaded": 0, "batches": 0}
+        return {"device": self._device, "max_queue": self._max_queue} | idle
+
+    def close(self) -> None:
+        with self._starting:
+            if self._lane is not None:
+                self._lane.close()
+                self._lane = None
+
+    def _started(self) -> Lane:
+        with self._starting:
+            if self._lane is None:
+                self._lane = self._start()
+            return self._lane
+
+    def _start(self) -> Lane:
+        try:
+            from engine.lane import Lane
+        except ImportError as error:
+            raise EngineUnavailable(f"The engine's libraries are not installed here: {error}.") from error
+        return Lane(device=self._device, threads=self._threads, max_queue=self._max_queue)

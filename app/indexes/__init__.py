@@ -1,0 +1,1 @@
+"""Indexes: model × dataset × method, built by a job."""

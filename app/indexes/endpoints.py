@@ -1,0 +1,93 @@
+"""/v1/indexes"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from app.bodies import problems
+from app.datasets.rendering import shown
+from app.dependencies import Paging, ReadSession, ServicesDep, Tenant
+from app.idempotency import IdempotentRoute
+from app.indexes import service
+from app.indexes.schemas import EstimateOut, IndexCreate, IndexOut, SelfInfluenceOut
+from app.indexes.service import IndexesService
+from app.pagination import MAX_LIMIT, Page
+from app.tables import IndexRow
+
+router = APIRouter(prefix="/v1/indexes", tags=["indexes"], route_class=IdempotentRoute)
+
+
+@router.post(
+    "",
+    status_code=202,
+    operation_id="create_index",
+    summary="Build an index (a job)",
+    responses=problems(404, 409, 413, 422, 503),
+)
+def create_index(body: IndexCreate, services: ServicesDep, tenant: Tenant, response: Response) -> IndexOut:
+    row = service.create_index(services, tenant, body)
+    response.headers["Location"] = f"/v1/jobs/{row.job_id}"
+    return _out(row)
+
+
+@router.post(
+    "/estimate",
+    operation_id="estimate_index",
+    summary="Time, memory and disk of a build, before they are spent",
+    responses=problems(404, 409, 413, 422, 503),
+)
+def estimate_index(body: IndexCreate, services: ServicesDep, tenant: Tenant) -> EstimateOut:
+    return EstimateOut.model_validate(service.estimate_index(services, tenant, body))
+
+
+@router.get("", operation_id="list_indexes", summary="List indexes, newest first", responses=problems(422, 503))
+def list_indexes(page: Paging, services: ServicesDep, session: ReadSession, tenant: Tenant) -> Page[IndexOut]:
+    rows, cursor = IndexesService(session, tenant, services.settings).page(page)
+    return Page(data=[_out(row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/{index_id}", operation_id="get_index", summary="One index", responses=problems(404, 422, 503))
+def get_index(index_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant) -> IndexOut:
+    return _out(IndexesService(session, tenant, services.settings).get(index_id))
+
+
+@router.delete(
+    "/{index_id}",
+    status_code=204,
+    operation_id="delete_index",
+    summary="Delete an index and its files; stored answers stay",
+    responses=problems(404, 409, 422, 503),
+)
+def delete_index(index_id: str, services: ServicesDep, tenant: Tenant) -> None:
+    service.delete_index(services, tenant, index_id)
+
+
+@router.get(
+    "/{index_id}/self-influence",
+    operation_id="list_self_influence",
+    summary="Rows by their score against themselves: mislabelled and odd rows first",
+    responses=problems(404, 409, 422, 503),
+)
+def list_self_influence(
+    index_id: str,
+    services: ServicesDep,
+    tenant: Tenant,
+    order: Literal["desc", "asc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
+) -> Page[SelfInfluenceOut]:
+    with services.database.read() as session:
+        live = IndexesService(session, tenant, services.settings).live(index_id)
+    found = services.engine.self_influence(live.dataset_dir, live.index_dir, order, limit)
+    rows = [
+        SelfInfluenceOut(rank=rank, example_id=row.example_id, position=row.position, score=row.score, **shown(live.rows[row.position]))
+        for rank, row in enumerate(found, start=1)
+    ]
+    return Page(data=rows)
+
+
+def _out(row: IndexRow) -> IndexOut:
+    fields: dict[str, Any] = {name: getattr(row, name) for name in IndexOut.model_fields if hasattr(row, name)}
+    asked = row.config["options"] | row.config["method_options"]
+    return IndexOut(**fields | {"model": row.model_id, "dataset": row.dataset_id, "options": row.options or asked})

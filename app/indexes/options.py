@@ -1,0 +1,112 @@
+"""What an index request asks for, checked at once: an unknown method or option never becomes a failed job."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from app.indexes.schemas import IndexCreate
+from engine.config import IndexConfig, IndexOptions
+from engine.errors import InvalidOption
+from engine.methods.specs import method_specs, validate_method
+
+_CONFIG = TypeAdapter(IndexConfig)
+AUTO = "auto"
+
+
+def _regular_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return value
+
+
+class SharedOptions(BaseModel):
+    """The ranges of engine.config.IndexOptions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    projection_dim: Annotated[int, Field(ge=0, le=2**20)] | Literal["auto"] = "auto"
+    dtype: Literal["float16", "float32"] = "float16"
+    exact_limit_mb: int = Field(default=1024, ge=0)
+    modules: list[Annotated[str, AfterValidator(_regular_expression)]] | None = Field(default=None, min_length=1)
+    max_length: int | None = Field(default=None, ge=1)
+    curvature_rows: int | None = Field(default=None, ge=1)
+    token_budget: int = Field(default=4096, ge=1)
+    shard_rows: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+SHARED = tuple(field.name for field in dataclasses.fields(IndexOptions))
+
+
+def index_config(body: IndexCreate, model_checkpoints: Sequence[str]) -> IndexConfig:
+    """Raises UnknownMethod and InvalidOption, each naming the nearest that exists."""
+    own = {name: value for name, value in body.options.items() if name not in SHARED}
+    shared = {name: value for name, value in body.options.items() if name in SHARED}
+    validate_method(body.method, {})
+    _refuse_unknown(body.method, own)
+    validate_method(body.method, own)
+    chosen = _checkpoints(body.checkpoints, model_checkpoints)
+    return IndexConfig(method=body.method, checkpoints=chosen, options=_shared(shared), method_options=own)
+
+
+def config_from(stored: dict[str, Any]) -> IndexConfig:
+    """The config as it was written to the index's row."""
+    return _CONFIG.validate_python(stored)
+
+
+def _refuse_unknown(method: str, own: dict[str, Any]) -> None:
+    """Before the method itself looks: the nearest name may be an option of the build."""
+    known = [*_options_of(method), *SHARED]
+    for name in own:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            detail = f"Method '{method}' has no option '{name}'.{hint} Known: {', '.join(known)}."
+            raise InvalidOption(detail, pointer=f"/options/{name}", nearest=near[0] if near else None)
+
+
+def _options_of(method: str) -> list[str]:
+    specs = {spec.name: spec for spec in method_specs()}
+    return list(specs["ekfac" if method == AUTO else method].options.get("properties", {}))
+
+
+def _shared(values: dict[str, Any]) -> IndexOptions:
+    try:
+        checked = SharedOptions.model_validate(values).model_dump()
+    except ValidationError as error:
+        _invalid(error)
+    return IndexOptions(**checked | {"modules": checked["modules"] and tuple(checked["modules"])})
+
+
+def _invalid(error: ValidationError) -> NoReturn:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    raise InvalidOption(f"Option '{name}': {first['msg']}.", pointer=f"/options/{name}") from error
+
+
+def _checkpoints(
+    asked: Literal["all", "final"] | list[str], known: Sequence[str]
+) -> Literal["all", "final"] | tuple[str, ...]:
+    if isinstance(asked, str):
+        return asked
+    if not asked:
+        raise InvalidOption("The list of checkpoints is empty.", pointer="/checkpoints")
+    return tuple(_checkpoint(path, known, f"/checkpoints/{number}") for number, path in enumerate(asked))
+
+
+def _checkpoint(asked: str, known: Sequence[str], pointer: str) -> str:
+    tail = "/" + asked.strip("/")
+    found = [path for path in known if path == asked or path.endswith(tail)]
+    if len(found) == 1:
+        return found[0]
+    cause = "names several of them" if found else "is not one of them"
+    listed = ", ".join(known) or "none"
+    raise InvalidOption(f"The model's checkpoints are: {listed}; '{asked}' {cause}.", pointer=pointer)

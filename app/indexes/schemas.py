@@ -1,0 +1,87 @@
+"""Indexes over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.bodies import Name, PathText, PlainText, RequestBody
+
+_EXAMPLE = {
+    "model": "mdl_k5yqm2l7xw3c9ab4de6f",
+    "dataset": "ds_p3n8v1tz5rj7qk2mh9sd",
+    "method": "auto",
+    "options": {"projection_dim": "auto", "damping": 0.1},
+}
+
+
+class IndexCreate(RequestBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    model: PlainText
+    dataset: PlainText
+    name: Name | None = None
+    method: PlainText = Field(default="auto", description="`auto`: EK-FAC for adapters, K-FAC for dense fine-tunes.")
+    checkpoints: Literal["all", "final"] | list[PathText] = Field(
+        default="all", description="Which of the model's checkpoints; a path, or the end of one."
+    )
+    options: dict[str, Any] = Field(
+        default={}, description="Of the build (projection_dim, dtype, modules, max_length, …) and of the method."
+    )
+
+
+class IndexOut(BaseModel):
+    """What the build learns is null until `state` is `ready`. `options`: what is in force, or was asked for."""
+
+    id: str
+    job_id: str | None
+    name: str | None
+    model: str
+    dataset: str
+    method: str
+    state: str
+    serves: list[str]
+    rows: int | None
+    dims: int | None
+    bytes: int | None
+    sketched: bool | None
+    checkpoints: int | None
+    coverage: dict[str, Any] | None
+    fingerprints: dict[str, Any] | None
+    revision: str | None
+    options: dict[str, Any]
+    warnings: list[str]
+    timings_s: dict[str, Any] | None
+    error: dict[str, Any] | None
+    created_at: datetime
+    ready_at: datetime | None
+
+
+class EstimateOut(BaseModel):
+    """`basis` says how the figures were obtained."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    rows: int
+    dims: int
+    sketched: bool
+    basis: str
+
+
+class SelfInfluenceOut(BaseModel):
+    """One row and its score against itself: high for mislabelled and odd rows."""
+
+    rank: int
+    example_id: str
+    position: int
+    score: float
+    prompt: str | None
+    completion: str | None
+    text: str | None
+    tags: dict[str, str]
+    label: str | None

@@ -1,0 +1,1 @@
+"""Long work: the queue, its state and its events."""

@@ -1,0 +1,1 @@
+"""Registered models: where a fine-tuned model lies and what registering it learned."""

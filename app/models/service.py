@@ -1,0 +1,92 @@
+"""Registering models, and turning their rows into what the engine understands."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pydantic import TypeAdapter
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.dependencies import Services
+from app.errors import Conflict, InUse
+from app.models.repository import ModelsRepository
+from app.models.schemas import ModelCreate
+from app.pagination import PageRequest
+from app.paths import PathPolicy
+from app.tables import ModelRow
+from engine.config import ModelConfig, Recipe
+from engine.types import ModelInfo
+
+VERSION_RACES = 10
+_RECIPE = TypeAdapter(Recipe)
+
+
+class ModelsService:
+    """Registered models of one tenant, within one transaction."""
+
+    def __init__(self, session: Session, tenant: str) -> None:
+        self.repository = ModelsRepository(session, tenant)
+
+    def get(self, model_id: str) -> ModelRow:
+        return self.repository.get(model_id)
+
+    def page(self, request: PageRequest) -> tuple[list[ModelRow], str | None]:
+        return self.repository.page(request)
+
+    def delete(self, model_id: str) -> None:
+        """Forgets the model; its files stay where they are. Raises InUse."""
+        row = self.repository.get(model_id)
+        if user := self.repository.user(row.id):
+            raise InUse(f"Model '{row.id}' is used by '{user}'.", used_by=user)
+        self.repository.delete(row)
+
+    def add(self, name: str, config: ModelConfig, info: ModelInfo) -> ModelRow:
+        fields = dataclasses.asdict(config) | {"checkpoints": list(config.checkpoints)}
+        learned = dataclasses.asdict(info) | {"warnings": list(info.warnings)}
+        del learned["checkpoints"]  # a count; the row keeps the paths
+        version = self.repository.next_version(name)
+        return self.repository.add(ModelRow(name=name, version=version, **fields, **learned))
+
+
+def config_of(row: ModelRow) -> ModelConfig:
+    """The row as the engine's configuration."""
+    return ModelConfig(
+        base=row.base,
+        adapter=row.adapter,
+        checkpoints=tuple(row.checkpoints),
+        tokenizer=row.tokenizer,
+        chat_template=row.chat_template,
+        recipe=None if row.recipe is None else _RECIPE.validate_python(row.recipe),
+        dtype=row.dtype,  # type: ignore[arg-type]  # written from a ModelConfig
+        quantization=row.quantization,  # type: ignore[arg-type]
+    )
+
+
+def register_model(services: Services, tenant: str, body: ModelCreate) -> ModelRow:
+    """Check the paths, let the engine look into the model, keep what it learned.
+
+    The engine reads files for seconds, so no transaction is open meanwhile.
+    """
+    config = _config(body, PathPolicy(services.settings.roots))
+    info = services.engine.describe_model(config)
+    for _ in range(VERSION_RACES):
+        try:
+            with services.database.write() as session:
+                return ModelsService(session, tenant).add(body.name, config, info)
+        except IntegrityError:
+            continue  # another request took this version number
+    raise Conflict(f"Too many models named '{body.name}' are being registered at once.")
+
+
+def _config(body: ModelCreate, paths: PathPolicy) -> ModelConfig:
+    return ModelConfig(
+        base=paths.directory(body.base, "/base"),
+        adapter=body.adapter and paths.directory(body.adapter, "/adapter"),
+        checkpoints=tuple(paths.directory(path, f"/checkpoints/{n}") for n, path in enumerate(body.checkpoints)),
+        tokenizer=body.tokenizer and paths.directory(body.tokenizer, "/tokenizer"),
+        chat_template=body.chat_template,
+        recipe=body.recipe and _RECIPE.validate_python(body.recipe.model_dump()),
+        dtype=body.dtype,
+        quantization=body.quantization,
+    )

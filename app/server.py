@@ -1,0 +1,63 @@
+"""`whence serve` in one object: the app under uvicorn, with a clean start and a clean end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from app.dependencies import Services
+from app.homelock import HomeLock
+from app.main import create_app
+from app.settings import Settings
+
+# Event streams end as soon as the server begins to stop; other open connections are waited for this long.
+GRACE_SECONDS = 5
+
+
+class Server(uvicorn.Server):
+    """`Server(settings, on_listening=print).run()` serves until SIGINT or SIGTERM.
+
+    Raises HomeInUse (one line) when another process serves this home. `on_listening` is given the
+    address, e.g. http://127.0.0.1:8000, once requests are answered.
+    """
+
+    def __init__(self, settings: Settings, on_listening: Callable[[str], None] | None = None) -> None:
+        _refuse_second_process(settings)
+        app = create_app(settings)
+        self._services: Services = app.state.services
+        self._on_listening = on_listening
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                lifespan="on",
+                access_log=False,  # app.middleware writes one, with request ids
+                log_level="warning",
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_listening is not None and self.started:
+            self._on_listening(self._address())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._services.closing.set()
+        super().handle_exit(sig, frame)
+
+    def _address(self) -> str:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _refuse_second_process(settings: Settings) -> None:
+    """Before anything else starts: a failed start-up would say the same, but with a traceback."""
+    if settings.is_sqlite:
+        probe = HomeLock(settings.home)
+        probe.acquire()
+        probe.release()

@@ -1,0 +1,135 @@
+"""Every setting, its default and its meaning, in one place. Each is read from `WHENCE_<NAME>`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from the environment (prefix `WHENCE_`); arguments win over it."""
+
+    model_config = SettingsConfigDict(env_prefix="WHENCE_", extra="ignore", frozen=True)
+
+    home: Path = Field(
+        default_factory=lambda: Path("~/.local/share/whence"),
+        description="Directory of the database, the datasets, the models and the indexes.",
+    )
+    database_url: str = Field(
+        default="", description="SQLAlchemy URL (sqlite or postgresql). Empty: SQLite in `home`/whence.sqlite3."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+    model_roots: Annotated[tuple[Path, ...] | None, NoDecode] = Field(
+        default=None,
+        description="Directories below which model paths and dataset URIs must lie, separated by ':'. "
+        "Unset: `home`/models, and the working directory under `whence serve` on loopback.",
+    )
+    device: str = Field(default="auto", description="Torch device of the lane: auto, cpu, cuda, cuda:0, …")
+    torch_threads: int | None = Field(
+        default=None, ge=1, description="Torch threads. Unset: 1 on CPU (steady figures), torch's own choice elsewhere."
+    )
+    max_queue: int = Field(default=64, ge=1, description="Queries waiting for the lane before 429 is answered.")
+
+    max_body_bytes: int = Field(default=8 << 20, ge=1024, description="Largest JSON body.")
+    max_upload_bytes: int = Field(default=2 << 30, ge=1024, description="Largest multipart upload (datasets).")
+    max_inline_rows_bytes: int = Field(
+        default=16 << 20, ge=0, description="Datasets up to this size are loaded in the request (201); larger: a job."
+    )
+    max_top_k: int = Field(default=1000, ge=1, description="Largest `top_k` of an attribution.")
+    max_wait_seconds: float = Field(default=300.0, gt=0, description="Longest a request waits for the lane.")
+    idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
+
+    worker_threads: int = Field(
+        default=2, ge=0, description="Job threads of this process; one of them never takes index builds. 0: none."
+    )
+    poll_seconds: float = Field(default=1.0, gt=0, description="How often an idle worker looks for a job.")
+    lease_seconds: float = Field(default=60.0, gt=0, description="After this long a silent worker's job is taken over.")
+    beat_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its leases.")
+    max_attempts_without_progress: int = Field(default=3, ge=1, description="Then an interrupted job fails.")
+
+    sse_poll_seconds: float = Field(default=0.25, gt=0, description="How often an event stream looks for news.")
+    sse_comment_seconds: float = Field(default=15.0, gt=0, description="A comment keeps idle event streams open.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["json", "console"] = Field(default="console", description="One JSON object a line, or text.")
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute_home(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        return tuple(part for part in value.split(os.pathsep) if part) or None if isinstance(value, str) else value
+
+    @field_validator("model_roots", mode="after")
+    @classmethod
+    def _absolute_roots(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
+        return None if value is None else tuple(root.expanduser().resolve() for root in value)
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _name_the_driver(cls, value: str) -> str:
+        for plain in ("postgresql://", "postgres://"):
+            if value.startswith(plain):
+                return "postgresql+psycopg://" + value.removeprefix(plain)
+        return value
+
+    @model_validator(mode="after")
+    def _beats_fit_in_a_lease(self) -> Settings:
+        if self.beat_seconds * 2 > self.lease_seconds:
+            raise ValueError("WHENCE_LEASE_SECONDS must be at least twice WHENCE_BEAT_SECONDS")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.home / 'whence.sqlite3'}"
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.database.startswith("sqlite")
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when `host` can only be reached from this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The directories below which local paths must lie."""
+        return self.model_roots if self.model_roots is not None else (self.models_dir,)
+
+    @property
+    def models_dir(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.home / "datasets"
+
+    @property
+    def indexes_dir(self) -> Path:
+        return self.home / "indexes"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Uploads that a job has yet to read."""
+        return self.home / "uploads"
+
+    def for_serving(self) -> Settings:
+        """The settings of `whence serve`: on loopback the working directory is a root too, unless roots are set."""
+        if self.model_roots is not None or not self.is_loopback:
+            return self
+        return self.model_copy(update={"model_roots": (self.models_dir, Path.cwd())})

@@ -1,0 +1,24 @@
+"""One ORM class a file. Importing this package registers every table on `Base.metadata`."""
+
+from app.tables.attribution import AttributionRow
+from app.tables.base import DEFAULT_TENANT, Base, new_id, utc_now
+from app.tables.dataset import DatasetRow
+from app.tables.idempotency_key import IdempotencyKeyRow
+from app.tables.index import IndexRow
+from app.tables.job import JobRow
+from app.tables.job_event import JobEventRow
+from app.tables.model import ModelRow
+
+__all__ = [
+    "DEFAULT_TENANT",
+    "AttributionRow",
+    "Base",
+    "DatasetRow",
+    "IdempotencyKeyRow",
+    "IndexRow",
+    "JobEventRow",
+    "JobRow",
+    "ModelRow",
+    "new_id",
+    "utc_now",
+]

@@ -1,0 +1,233 @@
+"""attribute(): from queries to ranked training rows. Queries of one micro-batch share their forward passes.
+
+Shapes: N rows, K hits, C checkpoints, D numbers of a row over all checkpoints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from engine import search
+from engine.config import fingerprint
+from engine.diagnostics import diagnostics, group_sums, sample_rows
+from engine.errors import EngineError, InvalidQuery, MethodNotServed
+from engine.explain import QueryVector
+from engine.hits import describe
+from engine.lexical import RowQuery
+from engine.measure import Measured, measure_only, measure_with_gradients
+from engine.methods import GradientMethod, Method, RowMethod, get_method
+from engine.opened import OpenIndex
+from engine.question import Question, prepare
+from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query
+
+_SATURATED = 0.99
+
+
+@dataclass
+class Ask:
+    """One query on its way to its answer."""
+
+    query: Query
+    options: AskOptions
+    method: Method
+    timings: dict[str, float] = field(default_factory=dict)
+    question: Question | None = None
+    vector: QueryVector | None = None
+    measured: Measured | None = None
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings[phase] = self.timings.get(phase, 0.0) + 1000 * (time.perf_counter() - started)
+
+
+def attribute(index: OpenIndex, requests: Sequence[tuple[Query, AskOptions]]) -> list[Attribution | EngineError]:
+    """Answer every request, in order. One that cannot be answered yields its error and harms no other."""
+    answers: list[Attribution | EngineError | None] = [None] * len(requests)
+    asks: dict[int, Ask] = {}
+    for slot, (query, options) in enumerate(requests):
+        try:
+            asks[slot] = _begin(index, query, options)
+        except EngineError as error:
+            answers[slot] = error
+    _measure(index, list(asks.values()))
+    for slot, ask in asks.items():
+        try:
+            answers[slot] = _answer(index, ask)
+        except EngineError as error:
+            answers[slot] = error
+    return [answer for answer in answers if answer is not None]
+
+
+def score_query(index: OpenIndex, query: Query) -> np.ndarray:
+    """float32 [N]: the score of every row by the index's own method."""
+    ask = _begin(index, query, AskOptions())
+    _measure(index, [ask])
+    return _scores(index, ask)
+
+
+def _begin(index: OpenIndex, query: Query, options: AskOptions) -> Ask:
+    method = get_method(options.method or index.plan.method.name)
+    if method.name not in index.plan.serves:
+        served = ", ".join(index.plan.serves)
+        raise MethodNotServed(f"This index cannot serve {method.name!r}; it serves {served}.", serves=list(index.plan.serves))
+    ask = Ask(query, options, method)
+    if ask.options.normalize is None:
+        ask.options = replace(options, normalize=getattr(index.plan.method_options, "normalize", "none"))
+    with ask.timed("tokenize"):
+        ask.question = prepare(index.model, index.plan.options.max_length, query)
+    return ask
+
+
+def _measure(index: OpenIndex, asks: list[Ask]) -> None:
+    """f, the base's f and, where the method needs them, gradients: one padded batch for all queries."""
+    with_gradient = [ask for ask in asks if isinstance(ask.method, GradientMethod)]
+    without = [ask for ask in asks if not isinstance(ask.method, GradientMethod)]
+    started = time.perf_counter()
+    if with_gradient:
+        vectors, measured = measure_with_gradients(index, [_question(ask) for ask in with_gradient])
+        for ask, vector, value in zip(with_gradient, vectors, measured, strict=True):
+            ask.vector, ask.measured = vector, value
+    if without:
+        for ask, value in zip(without, measure_only(index, [_question(ask) for ask in without]), strict=True):
+            ask.measured = value
+    for ask in asks:
+        ask.timings["gradient"] = 1000 * (time.perf_counter() - started)
+
+
+def _question(ask: Ask) -> Question:
+    assert ask.question is not None
+    return ask.question
+
+
+def _answer(index: OpenIndex, ask: Ask) -> Attribution:
+    question, measured = _question(ask), ask.measured
+    assert measured is not None
+    with ask.timed("search"):
+        scores_N = _scores(index, ask)
+        allowed_N = allowed_rows(index, ask.options.filter)
+        best = _ranked(index, ask, scores_N, allowed_N, largest=True)
+        worst = _ranked(index, ask, scores_N, allowed_N, largest=False)
+    sample = sample_rows(len(scores_N), index.store.manifest.dims)
+    with ask.timed("explain"):
+        proponents = describe(index, ask, scores_N, *best, sample)
+        opponents = describe(index, ask, scores_N, *worst, sample)
+        key = ask.options.group_by
+        groups = None if key is None else tuple(group_sums(scores_N, _tag_values(index, key), allowed_N, sample))
+        figures = diagnostics(scores_N, index.lengths_N, allowed_N, sample)
+    return Attribution(
+        method=ask.method.name,
+        signed=ask.method.signed,
+        additive=ask.method.additive and ask.options.normalize == "none",
+        revision=index.revision,
+        prompt=question.prompt,
+        completion=question.completion,
+        tokens=question.tokens,
+        measurement=Measurement(question.kind, measured.value, question.targets),
+        tuned_minus_base=None if measured.base_value is None else measured.value - measured.base_value,
+        proponents=proponents,
+        opponents=opponents,
+        groups=groups,
+        diagnostics=_with_warnings(index, ask, measured, figures),
+        timings_ms={phase: round(value, 3) for phase, value in ask.timings.items()},
+    )
+
+
+def _scores(index: OpenIndex, ask: Ask) -> np.ndarray:
+    """float32 [N]"""
+    question = _question(ask)
+    if isinstance(ask.method, RowMethod):
+        seed = fingerprint(index.revision, question.prompt, question.completion)
+        return ask.method.scores(index.corpus, RowQuery(question.text, seed)).astype(np.float32)
+    if ask.vector is None:
+        ask.vector = _representation(index, question)
+    if ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod):
+        return _cosines(index, ask.vector)
+    return search.score_all(index.store, ask.vector.vector_D[None].astype(np.float32))[0]
+
+
+def _representation(index: OpenIndex, question: Question) -> QueryVector:
+    assert index.representation is not None
+    batch = next(index.batcher.batches(list(question.sequences[:1]), [1.0], [-1]))
+    vector_D = index.representation.compute(batch.padded)[0].double().cpu().numpy()
+    return QueryVector(vector_D, np.ones(1), np.ones(1))
+
+
+def _cosines(index: OpenIndex, vector: QueryVector) -> np.ndarray:
+    """float32 [N]: mean over checkpoints of score_c/√(s_c(q)·s_c(z)); 0 where a gradient is zero."""
+    query_1D = vector.vector_D[None].astype(np.float32)
+    checkpoints = range(len(vector.self_C))
+    total_N = np.zeros(index.store.manifest.rows)
+    for c in checkpoints:
+        norms_N = np.sqrt(vector.self_C[c] * index.self_scores_NC[:, c].astype(np.float64)) * vector.factors_C[c]
+        scores_N = search.score_all(index.store, query_1D, checkpoints=[c])[0]
+        total_N += np.divide(scores_N, norms_N, out=np.zeros_like(total_N), where=norms_N > 0)
+    # Rounded to what float32 sums carry, so that equal rows tie and the lower position wins.
+    return np.round(total_N / len(checkpoints), 6).astype(np.float32)
+
+
+def _ranked(
+    index: OpenIndex, ask: Ask, scores_N: np.ndarray, allowed_N: np.ndarray | None, *, largest: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(positions [K], scores [K]): of a signed method only those on the right side of zero."""
+    k = ask.options.top_k
+    if not largest and not (ask.method.signed and ask.options.opponents):
+        return np.zeros(0, np.int64), np.zeros(0)
+    exact = ask.vector is not None and ask.options.normalize != "cosine"
+    if exact:
+        assert ask.vector is not None
+        query_D = ask.vector.vector_D.astype(np.float32)
+        positions, scores = search.top_k(index.store, query_D, scores_N, k, largest=largest, allowed_N=allowed_N)
+    else:
+        positions, scores = search.rank(scores_N, k, largest=largest, allowed_N=allowed_N)
+    if not ask.method.signed:
+        return positions, scores
+    keep = scores > 0 if largest else scores < 0
+    return positions[keep], scores[keep]
+
+
+def allowed_rows(index: OpenIndex, wanted: Filter | None) -> np.ndarray | None:
+    """bool [N], None = all. An id that no row has is an error, not an empty filter."""
+    if wanted is None or not (wanted.tags or wanted.exclude_ids):
+        return None
+    allowed_N = np.zeros(index.store.manifest.rows, bool)
+    allowed_N[index.dataset.select(wanted.tags)] = True
+    for example_id in wanted.exclude_ids:
+        position = index.dataset.position_of(example_id)
+        if position is None:
+            raise InvalidQuery(f"No row has the id {example_id!r}.", pointer="/filter/exclude_ids")
+        allowed_N[position] = False
+    return allowed_N
+
+
+def _tag_values(index: OpenIndex, group_by: str) -> list[str | None]:
+    key = group_by.removeprefix("tags.")
+    if not group_by.startswith("tags.") or not key:
+        raise InvalidQuery(f"Cannot group by {group_by!r}.", remedy="Use group_by: tags.<key>.", pointer="/group_by")
+    return index.dataset.tag_values(key)
+
+
+def _with_warnings(index: OpenIndex, ask: Ask, measured: Measured, figures: Diagnostics) -> Diagnostics:
+    warnings: list[str] = []
+    if measured.base_value is not None and measured.value <= measured.base_value:
+        warnings.append(
+            "Fine-tuning did not raise this output's probability: what follows explains little, because there is "
+            "little to explain."
+        )
+    if measured.base_value is None:
+        warnings.append("The model before fine-tuning is not known, so tuned_minus_base cannot be measured.")
+    if measured.mean_probability > _SATURATED:
+        warnings.append(
+            f"The model is nearly certain of this output (mean token probability {measured.mean_probability:.3f}): "
+            "its gradient is small and scores are less reliable; ask about a contrast, or about fewer tokens."
+        )
+    if ask.vector is not None and not ask.vector.vector_D.any():
+        warnings.append("The query's gradient is zero in every tracked module: all scores are zero.")
+    warnings += [w for w in index.store.manifest.warnings if "recipe unknown" in w or "attributed" in w]
+    return replace(figures, warnings=(*warnings, *figures.warnings))

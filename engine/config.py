@@ -1,0 +1,108 @@
+"""What can be chosen: frozen dataclasses that validate themselves and hash to fingerprints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+DType = Literal["float32", "bfloat16", "float64"]
+Reduction = Literal["token_sum", "example_mean", "batch_token_mean"]
+
+
+def fingerprint(*parts: object) -> str:
+    """blake2b-128 (32 hex digits) of the canonical JSON of `parts` (dataclasses become dicts)."""
+    payload = json.dumps([_plain(p) for p in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(payload.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True)
+class TemplateConfig:
+    """How rows become tokens. The defaults are what TRL's SFTTrainer does.
+
+    bos: `auto` keeps what the tokenizer itself adds; `always` adds the BOS when it is missing
+    (never twice); `never` strips it. eos: append EOS to `prompt`+`completion` and `text` rows.
+    assistant_turns: which assistant turns of a `messages` row carry loss.
+    """
+
+    bos: Literal["auto", "always", "never"] = "auto"
+    eos: bool = True
+    assistant_turns: Literal["last", "all"] = "last"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What training did, as far as scores depend on it (DESIGN §2.2).
+
+    reduction `batch_token_mean` needs `steps`: the dataset positions of every optimizer step.
+    `details` keeps the rest (optimizer, lr schedule, epochs, seed, LoRA config) for the record.
+    """
+
+    reduction: Reduction = "token_sum"
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    max_length: int | None = None
+    steps: tuple[tuple[int, ...], ...] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Where a fine-tuned model lies. All paths are local directories.
+
+    base: the base model (or, alone, a dense fine-tune). adapter: a PEFT adapter directory.
+    checkpoints: dense model or adapter directories, oldest first. recipe None = unknown:
+    token-sum gradients, with a warning.
+    """
+
+    base: str
+    adapter: str | None = None
+    checkpoints: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    recipe: Recipe | None = None
+    dtype: DType = "float32"
+    quantization: Literal["8bit", "4bit"] | None = None
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """Options of an index build that every method shares; a method's own come beside them.
+
+    projection_dim: sketch width per side; "auto" = none where the whole index fits in
+    `exact_limit_mb`, else the widest power of two that does; 0 = never sketch.
+    modules: regular expressions; a module is tracked when one of them matches its name.
+    curvature_rows: sample size for calibration and curvature (None = all rows up to 2,048).
+    token_budget: most tokens (pads included) in a batch. shard_rows: None = chosen from memory.
+    """
+
+    projection_dim: int | Literal["auto"] = "auto"
+    dtype: Literal["float16", "float32"] = "float16"
+    exact_limit_mb: int = 1024
+    modules: tuple[str, ...] | None = None
+    max_length: int | None = None
+    curvature_rows: int | None = None
+    token_budget: int = 4096
+    shard_rows: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """model × dataset × method. `method_options` are validated against the method's schema."""
+
+    method: str = "auto"
+    checkpoints: Literal["all", "final"] | tuple[str, ...] = "all"
+    options: IndexOptions = field(default_factory=IndexOptions)
+    method_options: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,110 @@
+"""What is made of (a, δ): sketches, curvature statistics, or the pair itself.
+
+Shapes: B examples, T positions, I/O a module's input/output width, D all sketch numbers of one checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.curvature.base import Statistics
+from engine.modules import TrackedModule
+from engine.sketch import ModuleSketch, outer_sum
+
+
+class SketchConsumer:
+    """Writes every module's Φ, flattened, into its columns of one matrix `vectors_BD`."""
+
+    def __init__(self, tracked: Sequence[TrackedModule], sketches: dict[str, ModuleSketch]) -> None:
+        self._sketches = sketches
+        self._columns: dict[str, slice] = {}
+        start = 0
+        for module in tracked:
+            rows, cols = sketches[module.name].shape
+            self._columns[module.name] = slice(start, start + rows * cols)
+            start += rows * cols
+        self.width = start
+
+    def begin(self, examples: int, device: torch.device, dtype: torch.dtype) -> None:
+        # zeros: a module the batch never reached (an expert, say) has a zero gradient
+        self.vectors_BD = torch.zeros(examples, self.width, device=device, dtype=dtype)
+
+    def keep(self, module: TrackedModule, a_BTI: Tensor) -> Tensor:
+        return self._sketches[module.name].prepare(a_BTI)
+
+    def take(self, module: TrackedModule, kept: Tensor, d_BTO: Tensor) -> None:
+        self.vectors_BD[:, self._columns[module.name]] = self._sketches[module.name].sketch(kept, d_BTO).flatten(1)
+
+
+class RecordConsumer:
+    """Keeps a and δ of every module: what shares per position are computed from."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+
+    def keep(self, module: TrackedModule, a_BTI: Tensor) -> Tensor:
+        return a_BTI
+
+    def take(self, module: TrackedModule, kept: Tensor, d_BTO: Tensor) -> None:
+        self.inputs[module.name], self.gradients[module.name] = kept, d_BTO
+
+
+class CovarianceConsumer:
+    """Σ aaᵀ per input group and Σ δδᵀ per module over non-pad positions, in float64."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self._examples = 0
+        self._positions: Tensor | int = 0  # stays on the device until it is asked for
+
+    def begin(self, valid_BT: Tensor) -> None:
+        self._valid_BT1 = valid_BT.unsqueeze(-1)
+        self._examples += valid_BT.shape[0]
+        self._positions = self._positions + valid_BT.sum()
+
+    def keep(self, module: TrackedModule, a_BTI: Tensor) -> Tensor:
+        _add(self.inputs, module.group, _gram(a_BTI * self._valid_BT1))
+        return a_BTI
+
+    def take(self, module: TrackedModule, kept: Tensor, d_BTO: Tensor) -> None:
+        _add(self.outputs, module.name, _gram(d_BTO))  # δ is zero at pads: nothing to mask
+
+    def statistics(self) -> Statistics:
+        return Statistics(self._examples, int(self._positions), self.inputs, self.outputs)
+
+
+class EigenMomentConsumer:
+    """Σ (Q_SᵀGQ_A)² per module over examples, G summed over the example's positions, in float64."""
+
+    def __init__(self, inputs_basis: dict[str, Tensor], outputs_basis: dict[str, Tensor]) -> None:
+        self._inputs_basis = inputs_basis
+        self._outputs_basis = outputs_basis
+        self.moments: dict[str, Tensor] = {}
+
+    def keep(self, module: TrackedModule, a_BTI: Tensor) -> Tensor:
+        return a_BTI
+
+    def take(self, module: TrackedModule, kept: Tensor, d_BTO: Tensor) -> None:
+        q_out_OO, q_in_II = self._outputs_basis[module.name], self._inputs_basis[module.group]
+        g_BOI = outer_sum(d_BTO, kept).to(q_in_II.dtype)
+        rotated_BOI = q_out_OO.T @ (g_BOI @ q_in_II)
+        _add(self.moments, module.name, rotated_BOI.square().sum(0).double())
+
+
+def _gram(x_BTD: Tensor) -> Tensor:
+    """Σ xxᵀ over B and T: the product in float32 or wider, the running sum in float64."""
+    x_MD = x_BTD.flatten(0, -2)
+    x_MD = x_MD.to(torch.promote_types(x_MD.dtype, torch.float32))
+    return (x_MD.T @ x_MD).double()
+
+
+def _add(sums: dict[str, Tensor], name: str, term: Tensor) -> None:
+    if name in sums:
+        sums[name] += term
+    else:
+        sums[name] = term

@@ -1,0 +1,60 @@
+"""EK-FAC: Ĝ = (Q_SᵀG Q_A)/√(Λ+λ), Λ = E[(Q_SᵀGQ_A)²] per example, λ = c·mean Λ.
+
+George et al. 2018 (arXiv:1806.03884), §3: K-FAC's eigenbasis with the second moments measured in it.
+Λ is of whole examples' gradients (summed over positions), so it already carries the length.
+
+Shapes: I/O a module's input/output width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.curvature.base import Metric, Statistics, as_tensor, register
+from engine.modules import TrackedModule
+from engine.sketch import EigenSketch, ModuleSketch, Projection
+
+
+class EKFac(Metric):
+    name = "ekfac"
+    needs_covariance = True
+    needs_eigen = True
+
+    def module_sketches(
+        self,
+        tracked: Sequence[TrackedModule],
+        statistics: Statistics,
+        projection: Projection,
+        *,
+        damping: float,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> dict[str, ModuleSketch]:
+        bases = {m.group: statistics.inputs_basis[m.group].to(device, dtype) for m in tracked}
+        rights = {m.group: as_tensor(projection.right(m)) for m in tracked}
+        rights = {group: None if side is None else side.to(device, dtype) for group, side in rights.items()}
+        sketches: dict[str, ModuleSketch] = {}
+        for module in tracked:
+            left = as_tensor(projection.left(module))
+            scale_OI = inverse_root_of_moments(statistics.eigen[module.name] / statistics.examples, damping)
+            sketches[module.name] = EigenSketch(
+                statistics.outputs_basis[module.name].to(device, dtype),
+                bases[module.group],
+                scale_OI.to(device, dtype),
+                None if left is None else left.to(device, dtype),
+                rights[module.group],
+            )
+        return sketches
+
+
+def inverse_root_of_moments(moments_OI: Tensor, damping: float) -> Tensor:
+    """(Λ + c·mean Λ)^-½; zero where nothing was measured (see `kfac.inverse_root`)."""
+    moments_OI = moments_OI.double()
+    mean = moments_OI.mean()
+    return torch.zeros_like(moments_OI) if mean <= 0 else (moments_OI + damping * mean).rsqrt()
+
+
+register(EKFac())

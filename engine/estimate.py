@@ -1,0 +1,89 @@
+"""What a build will cost, before it is paid: one small batch is timed, the rest is arithmetic."""
+
+from __future__ import annotations
+
+import time
+
+from engine.capture import GradientCapture
+from engine.config import IndexConfig
+from engine.curvature import get_metric
+from engine.curvature.base import Statistics
+from engine.curvature.fit import calibration_rows
+from engine.dataset import Dataset
+from engine.errors import NoLossToken
+from engine.features import GradientFeatures
+from engine.methods import GradientMethod, RowMethod
+from engine.model import LoadedModel
+from engine.plan import Plan, make_plan
+from engine.rows import Batcher
+from engine.sketch import Projection
+from engine.text import Encoded
+from engine.types import IndexEstimate
+
+_SAMPLE_ROWS = 32
+_PER_ROW_BYTES = 64  # self-scores, norms, lengths and the manifest's share
+_ROTATION = 1.15  # a row in the metric takes a little longer than the plain gradient that was timed
+
+
+def estimate_index(model: LoadedModel, dataset: Dataset, config: IndexConfig) -> IndexEstimate:
+    """Time from one timed batch × passes; memory and disk from the layout."""
+    plan = make_plan(model, len(dataset), config)
+    sample = _encode_sample(model, dataset, plan)
+    seconds_per_row = 0.0 if isinstance(plan.method, RowMethod) else _seconds_per_row(model, plan, sample)
+    number = 2 if plan.options.dtype == "float16" else 4
+    weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
+    return IndexEstimate(
+        seconds=round(seconds_per_row * _row_passes(plan), 2),
+        memory_bytes=weights + 4 * plan.shard_rows * max(plan.dims, 1) + _curvature_bytes(plan),
+        disk_bytes=plan.rows * (number * plan.dims + _PER_ROW_BYTES) + _curvature_bytes(plan),
+        rows=plan.rows,
+        dims=plan.dims,
+        sketched=plan.sketched,
+        basis=f"one batch of {len(sample)} rows timed on this machine, times passes over rows and checkpoints",
+    )
+
+
+def _encode_sample(model: LoadedModel, dataset: Dataset, plan: Plan) -> list[Encoded]:
+    encoder = model.encoder(plan.options.max_length)
+    sample = []
+    for position in calibration_rows(len(dataset), _SAMPLE_ROWS):
+        try:
+            sample.append(encoder.encode(dataset[position]))
+        except NoLossToken:
+            continue  # the build will name the row; an estimate need not fail over it
+    if not sample:
+        raise NoLossToken("None of the sampled rows has a token to predict.")
+    return sample
+
+
+def _seconds_per_row(model: LoadedModel, plan: Plan, sample: list[Encoded]) -> float:
+    """A plain gradient pass; the first batch warms caches and is not counted."""
+    tracked = plan.tracked or model.tracked(None)
+    sketches = get_metric("identity").module_sketches(
+        tracked, Statistics(0, 0), Projection(8, 0, 0), damping=0.0, dtype=model.dtype, device=model.device
+    )
+    features = GradientFeatures(model, len(model.states) - 1, tracked, sketches, unit_norm=False)
+    batcher = Batcher(model, plan.options.token_budget, plan.max_batch_rows)
+    with GradientCapture(model, tracked) as capture:
+        for _ in range(2):
+            started = time.perf_counter()
+            for batch in batcher.batches(sample, [1.0] * len(sample), list(range(len(sample)))):
+                features.compute(capture, batch.padded).self_B.sum().item()
+            elapsed = time.perf_counter() - started
+    return _ROTATION * elapsed / len(sample)
+
+
+def _row_passes(plan: Plan) -> int:
+    if not isinstance(plan.method, GradientMethod):
+        return plan.rows
+    metric = get_metric(plan.method.metric)
+    passes = metric.needs_covariance + metric.needs_eigen
+    return len(plan.checkpoint_indices) * (plan.rows + passes * plan.curvature_rows)
+
+
+def _curvature_bytes(plan: Plan) -> int:
+    if not isinstance(plan.method, GradientMethod) or not get_metric(plan.method.metric).needs_covariance:
+        return 0
+    inputs = {m.group: m.inputs**2 for m in plan.tracked}
+    numbers = sum(inputs.values()) + sum(m.outputs**2 + m.parameters for m in plan.tracked)
+    return 4 * numbers * len(plan.checkpoint_indices)

@@ -1,0 +1,266 @@
+"""One thread owns the device and the models on it.
+
+Queries wait in a bounded queue; those for the same index that wait together are answered together.
+Builds run on the same thread and, between two batches, let every waiting query overtake.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from engine.answer import attribute
+from engine.build import build_index
+from engine.config import IndexConfig, ModelConfig, fingerprint
+from engine.dataset import open_dataset
+from engine.errors import Cancelled, EngineError, QueueFull
+from engine.estimate import estimate_index
+from engine.manifest import MANIFEST_FILE
+from engine.methods.specs import method_specs
+from engine.model import LoadedModel, load_model
+from engine.opened import OpenIndex
+from engine.store import IndexStore
+from engine.types import (
+    AskOptions,
+    Attribution,
+    CheckpointFn,
+    IndexEstimate,
+    IndexInfo,
+    MethodSpec,
+    ModelInfo,
+    Progress,
+    Query,
+    SelfInfluence,
+)
+
+T = TypeVar("T")
+_IndexKey = tuple[str, Path, Path]
+_MAX_INDEXES = 8  # opened at a time: an open index holds its sketches' matrices and maps its shards
+
+
+@dataclass
+class _Question:
+    """A waiting query."""
+
+    key: _IndexKey
+    model: ModelConfig
+    query: Query
+    options: AskOptions
+    future: Future[Attribution]
+    arrived: float = field(default_factory=time.perf_counter)
+
+
+class Lane:
+    """max_queue: queries that may wait. max_batch: queries answered in one pass. max_models: models kept resident."""
+
+    def __init__(
+        self, device: str = "cpu", threads: int | None = None, max_queue: int = 64, max_batch: int = 8, max_models: int = 2
+    ) -> None:
+        self.device = device
+        self._threads = threads or (1 if device == "cpu" else None)
+        self._max_queue, self._max_batch, self._max_models = max_queue, max_batch, max_models
+        self._questions: deque[_Question] = deque()
+        self._errands: deque[Callable[[], None]] = deque()
+        self._builds: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._indexes: OrderedDict[_IndexKey, tuple[tuple[int, int], OpenIndex]] = OrderedDict()
+        self._batches = 0
+        self._mean_s = 0.5  # running mean of a batch's duration: what Retry-After is made of
+        self._thread = threading.Thread(target=self._run, name=f"lane-{device}", daemon=True)
+        self._thread.start()
+
+    # --- called from any thread ---
+
+    def methods(self) -> list[MethodSpec]:
+        return method_specs()
+
+    def describe_model(self, model: ModelConfig) -> ModelInfo:
+        return self._submit(self._errands, lambda: self._model(model).info())
+
+    def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate:
+        return self._submit(
+            self._errands, lambda: estimate_index(self._model(model), open_dataset(dataset_dir), config)
+        )
+
+    def build_index(
+        self, model: ModelConfig, dataset_dir: Path, config: IndexConfig, index_dir: Path, checkpoint: CheckpointFn
+    ) -> IndexInfo:
+        """Blocks until the index is ready; resumes what lies in `index_dir`."""
+
+        def tick(progress: Progress) -> None:
+            self._serve_waiting()
+            if self._closed:
+                raise Cancelled("The engine is shutting down.")
+            checkpoint(progress)
+
+        return self._submit(
+            self._builds,
+            lambda: build_index(self._model(model), open_dataset(dataset_dir), config, index_dir, tick),
+        )
+
+    def submit_attribution(
+        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
+    ) -> Future[Attribution]:
+        """Raises QueueFull at once when too many queries wait."""
+        future: Future[Attribution] = Future()
+        with self._wake:
+            self._refuse_when_closed()
+            if len(self._questions) >= self._max_queue:
+                seconds = round(self._mean_s * len(self._questions) / self._max_batch + 0.5, 1)
+                raise QueueFull(f"{len(self._questions)} queries are waiting already.", retry_after_s=max(1.0, seconds))
+            self._questions.append(_Question((fingerprint(model), dataset_dir, index_dir), model, query, ask, future))
+            self._wake.notify()
+        return future
+
+    def self_influence(
+        self, dataset_dir: Path, index_dir: Path, order: Literal["desc", "asc"], limit: int
+    ) -> list[SelfInfluence]:
+        """Rows by their score on themselves: Σ_c √s_c(z) in an ensemble, s(z) for one checkpoint; files only."""
+        scores_NC = IndexStore.open(index_dir).self_scores().astype(np.float64)
+        scores_N = scores_NC[:, 0] if scores_NC.shape[1] == 1 else np.sqrt(scores_NC).sum(1)
+        dataset = open_dataset(dataset_dir)
+        ranked = np.lexsort((np.arange(len(scores_N)), -scores_N if order == "desc" else scores_N))[:limit]
+        return [SelfInfluence(int(p), dataset[int(p)].id, float(scores_N[p])) for p in ranked]
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "queue_depth": len(self._questions),
+            "max_queue": self._max_queue,
+            "builds_waiting": len(self._builds),
+            "models_loaded": len(self._models),
+            "batches": self._batches,
+        }
+
+    def close(self) -> None:
+        """Finish the batch at hand, fail what waits, end the thread."""
+        with self._wake:
+            self._closed = True
+            waiting, self._questions = list(self._questions), deque()
+            self._wake.notify()
+        for question in waiting:
+            question.future.set_exception(Cancelled("The engine is shutting down."))
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=60)
+
+    def _submit(self, queue: deque[Callable[[], None]], work: Callable[[], T]) -> T:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # handed to the caller, whatever it is
+                future.set_exception(error)
+
+        with self._wake:
+            self._refuse_when_closed()
+            queue.append(run)
+            self._wake.notify()
+        return future.result()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise Cancelled("The engine is shutting down.")
+
+    # --- on the lane's own thread ---
+
+    def _run(self) -> None:
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or self._questions or self._errands or self._builds)
+                build = None if self._questions or self._errands or not self._builds else self._builds.popleft()
+                if self._closed and build is None and not self._errands:
+                    return
+            if build is not None:
+                build()
+            else:
+                self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        """Every errand and query that waits now; called between the batches of a build as well."""
+        while self._errands:
+            self._errands.popleft()()
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            self._answer(batch)
+            self._batches += 1
+            self._mean_s = 0.8 * self._mean_s + 0.2 * (time.perf_counter() - started)
+
+    def _next_batch(self) -> list[_Question]:
+        """The oldest query and those behind it for the same index, up to max_batch."""
+        with self._wake:
+            if not self._questions:
+                return []
+            key = self._questions[0].key
+            batch = [question for question in self._questions if question.key == key][: self._max_batch]
+            for question in batch:
+                self._questions.remove(question)
+        return [question for question in batch if question.future.set_running_or_notify_cancel()]
+
+    def _answer(self, batch: list[_Question]) -> None:
+        started = time.perf_counter()
+        try:
+            index = self._index(batch[0])
+            answers = attribute(index, [(question.query, question.options) for question in batch])
+        except BaseException as error:
+            for question in batch:
+                question.future.set_exception(error)
+            return
+        for question, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, EngineError):
+                question.future.set_exception(answer)
+            else:
+                waited = {"queue": round(1000 * (started - question.arrived), 3)}
+                question.future.set_result(replace(answer, timings_ms=waited | answer.timings_ms))
+
+    def _model(self, config: ModelConfig) -> LoadedModel:
+        key = fingerprint(config)
+        if key not in self._models:
+            while len(self._models) >= self._max_models:
+                evicted, _ = self._models.popitem(last=False)
+                self._forget_indexes(evicted)
+            self._models[key] = load_model(config, self.device)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def _index(self, question: _Question) -> OpenIndex:
+        model_key, dataset_dir, index_dir = question.key
+        stamp = _stamp(index_dir)
+        opened = self._indexes.get(question.key)
+        if opened is None or opened[0] != stamp:
+            model = self._model(question.model)
+            if opened is not None:
+                opened[1].__exit__()
+            self._indexes[question.key] = (stamp, OpenIndex(model, open_dataset(dataset_dir), index_dir))
+        else:
+            self._models.move_to_end(model_key)
+        self._indexes.move_to_end(question.key)
+        while len(self._indexes) > _MAX_INDEXES:
+            self._indexes.popitem(last=False)[1][1].__exit__()
+        return self._indexes[question.key][1]
+
+    def _forget_indexes(self, model_key: str) -> None:
+        for key in [key for key in self._indexes if key[0] == model_key]:
+            self._indexes.pop(key)[1].__exit__()
+
+
+def _stamp(index_dir: Path) -> tuple[int, int]:
+    """Changes whenever the manifest is written: a rebuilt index is opened anew."""
+    try:
+        status = (index_dir / MANIFEST_FILE).stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino

@@ -1,0 +1,107 @@
+"""An index opened for questions: its model, rows, store and the very sketches it was built with.
+
+Shapes: Q queries, N rows, C checkpoints, D numbers of a row over all checkpoints.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.build import ROWS_TENSORS, checkpoint_features, index_fingerprints
+from engine.capture import GradientCapture
+from engine.config import IndexConfig, IndexOptions
+from engine.dataset import Dataset, example_text
+from engine.errors import FingerprintMismatch
+from engine.features import GradientFeatures, RepresentationFeatures
+from engine.lexical import Corpus
+from engine.methods import GradientMethod, RepresentationMethod
+from engine.model import LoadedModel
+from engine.plan import Plan, make_plan
+from engine.rows import Batcher
+from engine.store import IndexStore
+
+
+class OpenIndex:
+    """Raises FingerprintMismatch when model, tokenizer, template, dataset or projection are not the index's own.
+
+    A context manager: the model's hooks are removed when it closes.
+    """
+
+    def __init__(self, model: LoadedModel, dataset: Dataset, path: Path) -> None:
+        self.model = model
+        self.dataset = dataset
+        self.store = IndexStore.open(path)
+        self.plan = plan_of(self.store, model)
+        self.store.manifest.require_fingerprints(index_fingerprints(self.plan, model, dataset))
+        self.capture = GradientCapture(model, self.plan.tracked)
+        self.features = self._gradient_features()
+        self.batcher = Batcher(model, self.plan.options.token_budget, self.plan.max_batch_rows)
+
+    def __enter__(self) -> OpenIndex:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.capture.__exit__(*exception)
+
+    @property
+    def revision(self) -> str:
+        return self.store.manifest.revision
+
+    def _gradient_features(self) -> list[GradientFeatures]:
+        if not isinstance(self.plan.method, GradientMethod):
+            return []
+        return [
+            checkpoint_features(self.model, self.plan, self.store, number)
+            for number in range(len(self.plan.checkpoint_indices))
+        ]
+
+    @cached_property
+    def representation(self) -> RepresentationFeatures | None:
+        if not isinstance(self.plan.method, RepresentationMethod):
+            return None
+        return RepresentationFeatures(self.model, self.plan.method_options)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus([example_text(example) for example in self.dataset], self.revision)
+
+    @cached_property
+    def example_ids(self) -> list[str]:
+        return [example.id for example in self.dataset]
+
+    @cached_property
+    def weights_N(self) -> np.ndarray:
+        """float64 [N]: the weight of each row's targets in the recipe's loss."""
+        return self.store.load_tensors(ROWS_TENSORS)["weights"]
+
+    @cached_property
+    def lengths_N(self) -> np.ndarray:
+        return self.store.lengths()
+
+    @cached_property
+    def self_scores_NC(self) -> np.ndarray:
+        return self.store.self_scores()
+
+
+def plan_of(store: IndexStore, model: LoadedModel) -> Plan:
+    """The plan an index was built by, from its manifest alone."""
+    manifest = store.manifest
+    known = IndexOptions.__dataclass_fields__
+    shared: dict[str, Any] = {key: value for key, value in manifest.options.items() if key in known}
+    if shared.get("modules") is not None:
+        shared["modules"] = tuple(shared["modules"])
+    labels = {state.label for state in model.states}
+    missing = [label for label in manifest.checkpoints if label not in labels]
+    if missing:
+        raise FingerprintMismatch(f"The index was built on checkpoint {missing[0]!r}, which this model does not have.")
+    config = IndexConfig(
+        method=manifest.method,
+        checkpoints=manifest.checkpoints,
+        options=IndexOptions(**shared),
+        method_options={key: value for key, value in manifest.options.items() if key not in known},
+    )
+    return make_plan(model, manifest.rows, config)

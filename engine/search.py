@@ -1,0 +1,146 @@
+"""Exact search: every row's score by FAISS, shard by shard, and the k best in an order that never varies.
+
+FAISS adds in float32, in an order of its own, so equal rows may come out unequal in the last digits.
+The order of an answer is therefore decided anew: every row that rounding could have kept out of the
+first k is scored again from its stored numbers in float64, one fixed summation for each row, and
+sorted by (−score, position). Identical rows then have identical scores wherever they lie.
+
+Dimensions: Q queries, N rows, C checkpoints, D numbers a row, K rows returned, M candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from engine.errors import NonFiniteGradient
+from engine.shard import Shard, chunk_rows
+from engine.store import IndexStore
+
+# FAISS's error against float64 stays below this times √D·‖q‖·‖z‖: four units in the last place of
+# float32 for a sum whose rounding errors are independent (at most 1.2 measured, D from 1 to 1,000,000).
+ROUNDING = 4 * 2.0**-24
+
+
+def score_all(store: IndexStore, query_QD: np.ndarray, *, checkpoints: Collection[int] | None = None) -> np.ndarray:
+    """float32 [Q, N]: ⟨query, row⟩ for every row of the index.
+
+    query_QD: float32, unscaled, laid out as the manifest's blocks. checkpoints: count only these
+    (None = all). Each query is searched alone, so its scores do not depend on who else asks.
+    Raises NonFiniteGradient for a NaN or infinity in a query, CorruptIndex.
+    """
+    stored_QD = np.stack([_in_stored_units(store, query_D, checkpoints) for query_D in query_QD])
+    scores_QN = np.empty((len(query_QD), store.manifest.rows), np.float32)
+    for shard in store.shards():
+        for query_D, scores_N in zip(stored_QD, scores_QN, strict=True):
+            scores_N[shard.record.start : shard.record.stop] = _score_shard(shard, query_D.astype(np.float32))
+    return scores_QN
+
+
+def _in_stored_units(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] | None) -> np.ndarray:
+    """float64 [D]: the query divided by the block scales, zero in the checkpoints that do not count."""
+    manifest = store.manifest
+    if query_D.shape != (manifest.dims,):
+        raise ValueError(f"the query has shape {query_D.shape}, the index {manifest.dims} numbers a row")
+    with np.errstate(over="ignore"):
+        stored_D = query_D.astype(np.float64) / manifest.scales()
+        if not np.isfinite(stored_D.astype(np.float32)).all():
+            raise NonFiniteGradient("NaN or infinity in the query's gradient.")
+    for block in manifest.blocks:
+        if checkpoints is not None and block.checkpoint not in checkpoints:
+            stored_D[block.offset : block.stop] = 0
+    return stored_D
+
+
+def _score_shard(shard: Shard, query_D: np.ndarray) -> np.ndarray:
+    """float32 [N] of one shard. Asking FAISS for all rows costs a heap, and is still twice as fast as
+    decoding float16 in numpy (20,000 × 1,000: 9 ms against 24 ms; range_search: 33 ms)."""
+    found_1N, offsets_1N = shard.index.search(query_D[None], shard.index.ntotal)
+    if (offsets_1N < 0).any() or not np.isfinite(found_1N).all():
+        raise NonFiniteGradient(f"A score overflows float32 in shard {shard.record.name}.")
+    scores_N = np.empty(shard.index.ntotal, np.float32)
+    scores_N[offsets_1N[0]] = found_1N[0]
+    return scores_N
+
+
+def top_k(
+    store: IndexStore,
+    query_D: np.ndarray,
+    scores_N: np.ndarray,
+    k: int,
+    *,
+    largest: bool = True,
+    allowed_N: np.ndarray | None = None,
+    checkpoints: Collection[int] | None = None,
+    weights_NC: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(positions int64 [K], scores float64 [K]) of the k best rows, K ≤ k; ties go to the lower position.
+
+    scores_N: this query's row of `score_all`; where weights_NC [N, C] are given (a mean of cosines
+    divides by each checkpoint's norms), Σ_c weights[:, c] · `score_all` of checkpoint c alone.
+    largest=False ranks the lowest scores first. allowed_N: which rows may be ranked (bool).
+    checkpoints: as in `score_all`.
+    """
+    stored_D = _in_stored_units(store, query_D, checkpoints)
+    margins_N = _rounding_margins(store, stored_D, weights_NC)
+    sign = 1.0 if largest else -1.0
+    candidates_M = _candidates(sign * scores_N.astype(np.float64), margins_N, k, allowed_N)
+    exact_M = _score_exactly(store, stored_D, candidates_M, margins_N, weights_NC)
+    order_K = np.lexsort((candidates_M, -sign * exact_M))[: max(k, 0)]
+    return candidates_M[order_K], exact_M[order_K]
+
+
+def rank(
+    scores_N: np.ndarray, k: int, *, largest: bool = True, allowed_N: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `top_k`, for scores that are exact already (methods that work on the rows' text)."""
+    exact_N = scores_N.astype(np.float64)
+    positions_M = np.arange(len(exact_N)) if allowed_N is None else np.flatnonzero(allowed_N)
+    sign = 1.0 if largest else -1.0
+    order_K = np.lexsort((positions_M, -sign * exact_N[positions_M]))[: max(k, 0)]
+    return positions_M[order_K], exact_N[positions_M[order_K]]
+
+
+def _rounding_margins(store: IndexStore, stored_D: np.ndarray, weights_NC: np.ndarray | None) -> np.ndarray:
+    """float64 [N]: how far a FAISS score may lie from the exact one; 0 only where both are exactly 0."""
+    query_D = stored_D * store.manifest.scales()
+    norms_N = ROUNDING * np.sqrt(len(stored_D)) * store.norms()
+    if weights_NC is None:
+        return float(np.linalg.norm(query_D)) * norms_N
+    query_norms_C = [np.linalg.norm(query_D[columns]) for columns in store.manifest.checkpoint_columns()]
+    return np.abs(weights_NC) @ np.array(query_norms_C) * norms_N
+
+
+def _candidates(signed_N: np.ndarray, margins_N: np.ndarray, k: int, allowed_N: np.ndarray | None) -> np.ndarray:
+    """int64 [M], ascending: every row that may be among the k highest once rounding is undone."""
+    positions_M = np.arange(len(signed_N)) if allowed_N is None else np.flatnonzero(allowed_N)
+    if k >= len(positions_M):
+        return positions_M
+    if k <= 0:
+        return positions_M[:0]
+    surely_M = (signed_N - margins_N)[positions_M]
+    threshold = np.partition(surely_M, -k)[-k]
+    return positions_M[(signed_N + margins_N)[positions_M] >= threshold]
+
+
+def _score_exactly(
+    store: IndexStore,
+    stored_D: np.ndarray,
+    candidates_M: np.ndarray,
+    margins_N: np.ndarray,
+    weights_NC: np.ndarray | None,
+) -> np.ndarray:
+    """float64 [M]: a function of the query, each row's stored numbers and its weights, and of nothing else."""
+    exact_M = np.zeros(len(candidates_M))
+    columns_C = [slice(None)] if weights_NC is None else store.manifest.checkpoint_columns()
+    nonzero = np.flatnonzero(margins_N[candidates_M])
+    step = chunk_rows(len(stored_D))
+    for start in range(0, len(nonzero), step):
+        chosen = nonzero[start : start + step]
+        for i, row_D in zip(chosen, store.stored(candidates_M[chosen]), strict=True):
+            # One row at a time: numpy's order of summation depends on the array's shape.
+            product_D = row_D * stored_D
+            sums_C = [np.add.reduce(product_D[columns]) for columns in columns_C]
+            exact_M[i] = sums_C[0] if weights_NC is None else sum(weights_NC[candidates_M[i]] * sums_C)
+    return exact_M

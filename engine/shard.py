@@ -1,0 +1,143 @@
+"""One shard: a FAISS file with the stored numbers of rows [start, stop), and a small file with their norms.
+
+Dimensions: N rows of the shard, C checkpoints, D numbers a row, K rows asked for. Stored = value × scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from engine.durable import Written, checksum_of, write_durably
+from engine.errors import CorruptIndex, NonFiniteGradient
+from engine.manifest import Manifest, ShardRecord
+
+SHARD_FOLDER = "shards"
+FLOAT16_MAXIMUM = float(np.finfo(np.float16).max)
+CHUNK_NUMBERS = 1 << 22  # rows are encoded and decoded in pieces of about 16 MB
+FAISS_WRITE_BYTES = 1 << 20
+
+
+def shard_files(name: str) -> tuple[str, str]:
+    """Paths below the index directory: (sketches, norms)."""
+    return f"{SHARD_FOLDER}/{name}.faiss", f"{SHARD_FOLDER}/{name}.norms.safetensors"
+
+
+def chunk_rows(dims: int) -> int:
+    return max(1, CHUNK_NUMBERS // dims)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An opened shard. `index` is a memory-mapped flat FAISS index (the library has no types).
+
+    self_scores_NC float32; norms_N float64, the length of each row as stored, scales undone; lengths_N int32.
+    """
+
+    record: ShardRecord
+    index: Any
+    self_scores_NC: np.ndarray
+    norms_N: np.ndarray
+    lengths_N: np.ndarray
+
+    def stored(self, offsets_K: np.ndarray) -> np.ndarray:
+        """float32 [K, D]: the exact stored numbers of these rows, counted from the shard's start."""
+        return self.index.reconstruct_batch(offsets_K)
+
+
+def encode(vectors_ND: np.ndarray, manifest: Manifest, first_row: int) -> Any:
+    """A flat FAISS index of the scaled rows. Raises NonFiniteGradient naming the row and module."""
+    index: Any
+    if manifest.dtype == "float16":
+        index = faiss.IndexScalarQuantizer(manifest.dims, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    else:
+        index = faiss.IndexFlatIP(manifest.dims)
+    scale_D = manifest.scales()
+    step = chunk_rows(manifest.dims)
+    for start in range(0, len(vectors_ND), step):
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled_KD = vectors_ND[start : start + step].astype(np.float32) * scale_D
+        _require_storable(scaled_KD, manifest, first_row + start)
+        index.add(scaled_KD)
+    return index
+
+
+def _require_storable(scaled_KD: np.ndarray, manifest: Manifest, first_row: int) -> None:
+    limit = FLOAT16_MAXIMUM if manifest.dtype == "float16" else float(np.finfo(np.float32).max)
+    with np.errstate(invalid="ignore"):
+        fine_KD = np.abs(scaled_KD) <= limit  # false for NaN too
+    if fine_KD.all():
+        return
+    row, column = (int(i) for i in np.argwhere(~fine_KD)[0])
+    module = next(block.module for block in manifest.blocks if column < block.stop)
+    where = f"row {first_row + row}, module {module!r}"
+    context = {"position": first_row + row, "module": module}
+    if np.isfinite(scaled_KD[row, column]):
+        raise NonFiniteGradient(
+            f"A gradient is too large to store in float16: {where}.",
+            remedy="Build the index with options.dtype: float32.",
+            **context,
+        )
+    raise NonFiniteGradient(f"NaN or infinity in a gradient: {where}.", **context)
+
+
+def row_norms(index: Any, scale_D: np.ndarray) -> np.ndarray:
+    """float64 [N]: Euclidean length of each row as stored, scales undone."""
+    norms_N = np.empty(index.ntotal, np.float64)
+    step = chunk_rows(index.d)
+    for start in range(0, index.ntotal, step):
+        count = min(step, index.ntotal - start)
+        rows_KD = index.reconstruct_n(start, count).astype(np.float64) / scale_D
+        norms_N[start : start + count] = np.sqrt(np.square(rows_KD).sum(axis=1))
+    return norms_N
+
+
+def write_sketches(path: Path, index: Any) -> Written:
+    """Raises StorageFull."""
+    # Through a callback, so that the bytes are hashed as they pass and a full disk stays an OSError.
+    writer: Any = faiss.PyCallbackIOWriter  # pyright: ignore[reportAttributeAccessIssue]
+    return write_durably(path, lambda sink: faiss.write_index(index, writer(sink.write, FAISS_WRITE_BYTES)))
+
+
+def write_norms(path: Path, self_scores_NC: np.ndarray, norms_N: np.ndarray, lengths_N: np.ndarray) -> Written:
+    """Raises StorageFull."""
+    tensors = {
+        "self_scores": np.ascontiguousarray(self_scores_NC, np.float32),
+        "norms": np.ascontiguousarray(norms_N, np.float64),
+        "lengths": np.ascontiguousarray(lengths_N, np.int32),
+    }
+    return write_durably(path, lambda sink: sink.write(save(tensors)))
+
+
+def open_shard(root: Path, record: ShardRecord, dims: int) -> Shard:
+    """Check the checksums and map the sketches into memory. Raises CorruptIndex naming the file."""
+    check_files(root, record.checksums, shard=record.name)
+    sketches, norms = shard_files(record.name)
+    try:
+        index = faiss.read_index(str(root / sketches), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise damaged(sketches, "FAISS cannot read it", shard=record.name) from error
+    if (index.ntotal, index.d) != (record.stop - record.start, dims):
+        raise damaged(sketches, f"it holds {index.ntotal} rows of {index.d} numbers", shard=record.name)
+    tensors = load_file(root / norms)
+    return Shard(record, index, tensors["self_scores"], tensors["norms"], tensors["lengths"])
+
+
+def check_files(root: Path, checksums: dict[str, str], **context: Any) -> None:
+    """Raise CorruptIndex naming the first file that is missing or whose bytes are not the recorded ones."""
+    for file, recorded in checksums.items():
+        try:
+            found = checksum_of(root / file)
+        except FileNotFoundError as error:
+            raise damaged(file, "it is missing", **context) from error
+        if found != recorded:
+            raise damaged(file, "its checksum differs from the recorded one", **context)
+
+
+def damaged(file: str, reason: str, **context: Any) -> CorruptIndex:
+    return CorruptIndex(f"The index file {file} is damaged: {reason}.", file=file, **context)

@@ -1,0 +1,263 @@
+"""The values that cross the engine's border: plain frozen dataclasses, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row: exactly one of (prompt, completion), messages, text."""
+
+    id: str
+    prompt: str | None = None
+    completion: str | None = None
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report from long work. `unit` is e.g. "rows"; `phase` e.g. "curvature", "sketch"."""
+
+    done: int
+    total: int
+    unit: str
+    phase: str
+
+
+# Called between batches. It may raise `engine.errors.Cancelled` to stop the work cleanly.
+CheckpointFn = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Untracked:
+    """A module that could have been tracked and was not, and why (DESIGN §2.7)."""
+
+    module: str
+    parameters: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """share = tracked_parameters / trained_parameters."""
+
+    tracked_parameters: int
+    trained_parameters: int
+    share: float
+    untracked: tuple[Untracked, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What registering a model learns. `fingerprint` binds base, adapter, checkpoints, tokenizer, template."""
+
+    fingerprint: str
+    parameters: int
+    trained_parameters: int
+    trained_modules: int
+    checkpoints: int
+    context_length: int
+    coverage: Coverage
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What storing a dataset learns; the rows lie in datasets/<sha256>/rows.arrow."""
+
+    sha256: str
+    rows: int
+    format: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What a finished build reports (also readable from the index's manifest.json)."""
+
+    method: str
+    serves: tuple[str, ...]
+    rows: int
+    dims: int
+    bytes: int
+    sketched: bool
+    coverage: Coverage
+    fingerprints: dict[str, str]
+    revision: str
+    checkpoints: int
+    options: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IndexEstimate:
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    rows: int
+    dims: int
+    sketched: bool
+    basis: str  # how the figures were obtained, in words
+
+
+@dataclass(frozen=True)
+class Generate:
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of the completion."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Query:
+    """Exactly one of prompt, messages. With messages the last assistant turn is the completion,
+    unless `completion` or `generate` gives one."""
+
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    completion: str | None = None
+    generate: Generate | None = None
+    contrast: str | None = None
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Rows to rank: every tag must match; the named ids are left out."""
+
+    tags: dict[str, str] = field(default_factory=dict)
+    exclude_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """How to answer. method None = the index's own. normalize `cosine` divides by √(s_q·s_z)."""
+
+    method: str | None = None
+    normalize: Literal["none", "cosine"] | None = None
+    top_k: int = 10
+    opponents: bool = True
+    tokens: bool = False
+    modules: bool = False
+    filter: Filter | None = None
+    group_by: str | None = None  # "tags.<key>"
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of the query. start/end are characters within its part; specials have start == end."""
+
+    text: str
+    start: int
+    end: int
+    part: Literal["prompt", "completion", "special"]
+    target: bool
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One ranked row. percentile is of the score among all rows of the index, 0–100."""
+
+    rank: int
+    position: int
+    example_id: str
+    score: float
+    normalized_score: float | None
+    percentile: float
+    position_shares: tuple[float, ...] | None = None
+    query_token_scores: tuple[float, ...] | None = None
+    train_tokens: tuple[str, ...] | None = None
+    train_position_shares: tuple[float, ...] | None = None
+    module_scores: dict[str, float] | None = None
+    exact_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    key: str
+    score: float
+    share: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """f(q). kind: "log_prob" or "contrastive_log_prob"; tokens = number of explained targets."""
+
+    kind: str
+    value: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    positive_share_top_1pct: float | None
+    top1_concentration: float | None
+    length_correlation: float | None
+    null_z: float | None
+    searched: int
+    total: int
+    estimated: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The engine's answer to one query; the service adds ids, example texts, trust and timing of the store."""
+
+    method: str
+    signed: bool
+    additive: bool
+    revision: str
+    prompt: str
+    completion: str
+    tokens: tuple[Token, ...]
+    measurement: Measurement
+    tuned_minus_base: float | None
+    proponents: tuple[Hit, ...]
+    opponents: tuple[Hit, ...]
+    groups: tuple[Group, ...] | None
+    diagnostics: Diagnostics
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SelfInfluence:
+    position: int
+    example_id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One line of `whence methods`. `options` is the JSON schema of the method's own options."""
+
+    name: str
+    title: str
+    description: str
+    signed: bool
+    additive: bool
+    needs: tuple[str, ...]
+    cost: str
+    options: dict[str, Any]
+    source: str  # paper and equation

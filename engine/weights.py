@@ -1,0 +1,79 @@
+"""Model directories on disk: what they must hold, and what they hash to. Nothing is unpickled, ever."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ModelPathNotFound, NotAModel, UnsafeWeights, UnsupportedModel
+
+_PICKLE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+_CHUNK = 1 << 22
+
+
+def is_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file()
+
+
+def read_config(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object in path/name; NotAModel when it is missing or broken."""
+    try:
+        config = json.loads((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotAModel(f"{path} holds no {name}.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise NotAModel(f"{path / name} cannot be read as JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise NotAModel(f"{path / name} is not a JSON object.")
+    return config
+
+
+def check_directory(path: Path) -> None:
+    """A usable model or adapter directory, judged from its files alone (fast; needs no torch).
+
+    Raises ModelPathNotFound, NotAModel, UnsafeWeights (pickle only) or UnsupportedModel (remote code).
+    """
+    if not path.is_dir():
+        raise ModelPathNotFound(f"{path} is not a directory.")
+    config = read_config(path, "adapter_config.json" if is_adapter(path) else "config.json")
+    if "auto_map" in config:
+        raise UnsupportedModel(
+            f"{path} asks to run its own Python code (auto_map).",
+            remedy="Use an architecture that transformers ships: code from model directories is never run.",
+        )
+    if weight_files(path):
+        return
+    pickled = sorted(found.name for pattern in _PICKLE for found in path.glob(pattern))
+    if pickled:
+        raise UnsafeWeights(f"{path} holds its weights as {pickled[0]}, which would have to be unpickled.")
+    raise NotAModel(f"{path} holds no *.safetensors weights.")
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of the weights, sorted by name; optimizer moments beside them do not count."""
+    return sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("optimizer"))
+
+
+def directory_fingerprint(path: Path) -> str:
+    """blake2b of the configuration and weights, so that a moved copy keeps its fingerprint."""
+    config = read_config(path, "adapter_config.json" if is_adapter(path) else "config.json")
+    # Where the base once lay, and which library wrote the file, do not change what the weights mean.
+    for volatile in ("_name_or_path", "base_model_name_or_path", "transformers_version", "peft_version"):
+        config.pop(volatile, None)
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
+    for file in weight_files(path):
+        digest.update(_file_digest(file, file.stat().st_size, file.stat().st_mtime_ns))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(file: Path, size: int, modified_ns: int) -> bytes:
+    # size and modified_ns are part of the key: a rewritten file is read again.
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.digest()

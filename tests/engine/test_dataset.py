@@ -1,0 +1,402 @@
+"""Datasets: every format, every row shape, every way a file can be wrong."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.dataset import (
+    detect_format,
+    example_text,
+    example_to_row,
+    formats,
+    open_dataset,
+    parse_rows,
+    store_dataset,
+    storing,
+)
+from engine.errors import (
+    Cancelled,
+    DatasetPathNotFound,
+    DuplicateExampleId,
+    EmptyCompletion,
+    EmptyDataset,
+    MalformedRow,
+    StorageFull,
+    UnsupportedFormat,
+)
+from engine.types import Example, Message, Progress
+
+PAIR = {"id": "a", "prompt": "Who?", "completion": " Ann.", "tags": {"task": "qa", "n": 3, "ok": True}, "label": 1}
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Grüße 🙂"}]}
+TEXT = {"text": "Once upon a time,\nthere was a line end."}
+ROWS: list[dict[str, Any]] = [PAIR, CHAT, TEXT]
+EXAMPLES = [
+    Example("a", prompt="Who?", completion=" Ann.", tags={"task": "qa", "n": "3", "ok": "true"}, label="1"),
+    Example("row-1", messages=(Message("user", "Hi"), Message("assistant", "Grüße 🙂"))),
+    Example("row-2", text=TEXT["text"]),
+]
+
+
+def jsonl(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def write(folder: Path, content: bytes, name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def store(folder: Path, content: bytes, name: str = "rows.jsonl", **kwargs: Any):
+    return store_dataset(write(folder, content, name), format=None, root=folder / "datasets", **kwargs)
+
+
+def parse(folder: Path, content: bytes, name: str = "rows.jsonl") -> list[Example]:
+    return list(parse_rows(write(folder, content, name)))
+
+
+def test_every_row_shape_survives_the_way_through_the_disk(tmp_path: Path) -> None:
+    info = store(tmp_path, jsonl(ROWS))
+    dataset = open_dataset(tmp_path / "datasets" / info.sha256)
+    assert (info.rows, info.format, info.warnings) == (3, "jsonl", ())
+    assert list(dataset) == EXAMPLES
+    assert [dataset[position] for position in range(3)] == EXAMPLES
+    assert dataset.sha256 == info.sha256
+
+
+def test_jsonl_json_and_parquet_of_the_same_rows_have_the_same_hash(tmp_path: Path) -> None:
+    parquet = io.BytesIO()
+    rows = [
+        {name: row.get(name) for name in ("id", "prompt", "completion", "messages", "text", "tags")} for row in ROWS
+    ]
+    rows[0]["label"] = 1  # a column's type is one for all rows, so tags stay what they are
+    pq.write_table(pa.Table.from_pylist(rows), parquet)
+    files = {
+        "a.jsonl": jsonl(ROWS),
+        "a.json": json.dumps(ROWS, indent=2).encode(),
+        "b.json": jsonl(ROWS),
+        "a.parquet": parquet.getvalue(),
+    }
+    infos = {name: store(tmp_path, content, name) for name, content in files.items()}
+    assert len({info.sha256 for info in infos.values()}) == 1
+    assert [info.format for info in infos.values()] == ["jsonl", "json", "jsonl", "parquet"]
+    assert len(list((tmp_path / "datasets").iterdir())) == 1
+
+
+def test_csv_reads_prompts_texts_labels_and_tag_columns(tmp_path: Path) -> None:
+    sheet = io.StringIO()
+    writer = csv.writer(sheet)
+    writer.writerow(["id", "prompt", "completion", "text", "label", "tags.task"])
+    writer.writerow(["a", 'Say, "hi"', "two\nlines", "", "good", "qa"])
+    writer.writerow(["", "", "", "plain", "", ""])
+    assert parse(tmp_path, b"\xef\xbb\xbf" + sheet.getvalue().encode(), "rows.csv") == [
+        Example("a", prompt='Say, "hi"', completion="two\nlines", label="good", tags={"task": "qa"}),
+        Example("row-1", text="plain"),
+    ]
+
+
+def test_parquet_map_and_flat_tag_columns_are_tags(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": pa.array([7, 8]),
+            "text": pa.array(["one", "two"]),
+            "tags": pa.array([[("task", "qa")], []], pa.map_(pa.string(), pa.string())),
+            "tags.source": pa.array([None, "web"]),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    examples = list(parse_rows(tmp_path / "rows.parquet"))
+    assert [(example.id, example.tags) for example in examples] == [("7", {"task": "qa"}), ("8", {"source": "web"})]
+
+
+def test_the_format_is_told_by_name_then_by_content(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "upload")
+    assert detect_format(tmp_path / "upload") == "parquet"
+    assert detect_format(write(tmp_path, b'\xef\xbb\xbf [{"text": "x"}]', "list")) == "json"
+    assert detect_format(write(tmp_path, b'{"text": "x"}', "lines")) == "jsonl"
+    with pytest.raises(UnsupportedFormat, match=r"notes\.txt"):
+        detect_format(write(tmp_path, b"hello", "notes.txt"))
+
+
+def test_an_unknown_format_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFormat, match=r"'xml'.*jsonl, json, csv, parquet"):
+        list(parse_rows(write(tmp_path, b""), "xml"))
+
+
+def test_a_byte_order_mark_and_blank_lines_are_tolerated(tmp_path: Path) -> None:
+    examples = parse(tmp_path, b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}')
+    assert [(example.id, example.text) for example in examples] == [("row-0", "a"), ("row-1", "b")]
+
+
+def test_duplicate_texts_are_kept_apart(tmp_path: Path) -> None:
+    info = store(tmp_path, jsonl([TEXT, TEXT]))
+    assert [example.id for example in open_dataset(tmp_path / "datasets" / info.sha256)] == ["row-0", "row-1"]
+
+
+def test_the_hash_sees_ids_texts_tags_and_order_but_not_spelling(tmp_path: Path) -> None:
+    same = store(tmp_path, b'{"tags": {"k": "v"}, "text":  "x\\u00e9", "id": 1}').sha256
+    assert store(tmp_path, jsonl([{"id": "1", "text": "xé", "tags": {"k": "v"}}])).sha256 == same
+    others = [
+        [{"id": "2", "text": "xé", "tags": {"k": "v"}}],
+        [{"id": "1", "text": "xe", "tags": {"k": "v"}}],
+        [{"id": "1", "text": "xé", "tags": {"k": "w"}}],
+        [{"id": "1", "prompt": "", "completion": "xé", "tags": {"k": "v"}}],
+        [{"id": "1", "text": "xé", "tags": {"k": "v"}, "label": "l"}],
+        [{"id": "a", "text": "x"}, {"id": "b", "text": "y"}],
+        [{"id": "b", "text": "y"}, {"id": "a", "text": "x"}],
+    ]
+    assert len({store(tmp_path, jsonl(rows)).sha256 for rows in others} | {same}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("row", "cause"),
+    [
+        ({"prompt": "p"}, "'completion' is missing"),
+        ({"completion": "c"}, "'prompt' is missing"),
+        ({}, "none of them"),
+        ({"prompt": "p", "completion": "c", "text": "t"}, "text and prompt.completion"),
+        (
+            {"prompt": ["p"], "completion": "c"},
+            "prompt must be a string, not a list; a conversation goes into 'messages'",
+        ),
+        ({"text": 3}, "text must be a string, not a number"),
+        ({"text": "a\x00b"}, "NUL character"),
+        ({"text": "\ud800"}, "surrogate"),
+        ({"text": "t", "id": ""}, "id must have 1 to 512 characters"),
+        ({"text": "t", "id": 1.5}, "id must be a string or an integer"),
+        ({"text": "t", "tags": ["a"]}, "tags must be an object"),
+        ({"text": "t", "tags": {"a": {"b": 1}}}, "tags.a must be a string, a number or a boolean, not an object"),
+        ({"text": "t", "tags": {"": 1}}, "tag's name is empty"),
+        ({"text": "t", "label": []}, "label must be"),
+        ({"messages": []}, "at least one turn"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, "no assistant turn"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, "needs a turn before it"),
+        ({"messages": [{"role": "user"}, {"role": "assistant", "content": "x"}]}, r"messages\[0\]\.content"),
+        ({"messages": ["hi"]}, r"messages\[0\] must be an object"),
+        ("just text", "must be an object with .* not a string"),
+        (None, "not nothing"),
+    ],
+)
+def test_a_malformed_row_is_refused_with_its_line_and_cause(tmp_path: Path, row: Any, cause: str) -> None:
+    content = jsonl([TEXT]) + b"\n" + json.dumps(row).encode()
+    with pytest.raises(MalformedRow, match=cause) as caught:
+        parse(tmp_path, content)
+    assert "row 1 (line 3)" in caught.value.detail
+    assert caught.value.context == {"row": 1, "line": 3}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "completion": ""},
+        {"text": ""},
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]},
+    ],
+)
+def test_an_empty_completion_names_its_row(tmp_path: Path, row: dict[str, Any]) -> None:
+    with pytest.raises(EmptyCompletion, match=r"row 1 \(line 2\)"):
+        parse(tmp_path, jsonl([TEXT, row]))
+
+
+def test_an_empty_csv_completion_names_its_row(tmp_path: Path) -> None:
+    with pytest.raises(EmptyCompletion, match=r"row 1 \(line 4\): completion is empty"):
+        parse(tmp_path, b'prompt,completion\n"p\nq",c\np,\n', "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', 2),
+        ("a.jsonl", b'{"text": "a"}\n{"text": NaN}\n', 2),
+        ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, 2),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', 2),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": "\x00"}\n', 3),
+        ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), 1),
+        ("a.json", b'[\n{"text": "a"},\n{"text": }\n]', 3),
+        ("a.json", b'[\n{"text": "a"},\n\n  3]', 4),
+        ("a.json", b'[\n{"text": "a"}\n{"text": "b"}]', 3),
+        ("a.json", b'[{"text": "a"}]\n x', 2),
+        ("a.json", b'[{"text": "a"},\n{"text": "b"', 2),
+        ("a.json", b'[{"text": "a"},\n{"text": "\xff"}]', 2),
+        ("a.json", b'[{"text": "a"},\n{"text": "\x00"}]', 2),
+        ("a.json", b'"text"', 1),
+        ("a.csv", b"text,label\na,b\nc\n", 3),
+        ("a.csv", b'text\na\n"b\n', 3),
+        ("a.csv", b"words\na\n", 1),
+        ("a.csv", b"text,text\na,b\n", 1),
+    ],
+)
+def test_a_malformed_file_names_the_line(tmp_path: Path, name: str, content: bytes, line: int) -> None:
+    with pytest.raises(MalformedRow) as caught:
+        parse(tmp_path, content, name)
+    assert caught.value.context["line"] == line
+    assert f"Line {line}: " in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": "' + b"x" * 200_000),
+        ("a.json", b'[{"text": "a"},\n{"text": "' + b"x" * 200_000),
+        ("a.csv", b'text\n"' + b"x" * 200_000),
+    ],
+)
+def test_a_huge_line_is_refused_before_it_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 2**16)
+    with pytest.raises(MalformedRow, match="Line 2: the row is longer than"):
+        parse(tmp_path, content, name)
+
+
+def test_a_json_list_is_read_across_chunks_and_keeps_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "CHUNK_BYTES", 7)
+    rows = [{"id": f"é{number}", "text": "ü" * number + "x"} for number in range(40)]
+    assert [e.text for e in parse(tmp_path, json.dumps(rows, indent=1, ensure_ascii=False).encode(), "a.json")] == [
+        row["text"] for row in rows
+    ]
+    rows[30] = {"id": "bad"}
+    with pytest.raises(MalformedRow, match=rf"row 30 \(line {1 + 30 * 4 + 1}\)"):
+        parse(tmp_path, json.dumps(rows, indent=1, ensure_ascii=False).encode(), "a.json")
+
+
+def test_a_duplicate_id_names_both_rows_and_lines(tmp_path: Path) -> None:
+    rows = [{"id": "x", "text": "a"}, {"text": "b"}, {"id": "x", "text": "c"}]
+    with pytest.raises(DuplicateExampleId, match=r"'x' is used by row 0 \(line 1\) and by row 2 \(line 3\)") as caught:
+        store(tmp_path, jsonl(rows))
+    assert caught.value.context == {"id": "x", "rows": [0, 2], "lines": [1, 3]}
+
+
+def test_a_given_id_that_looks_like_a_numbered_one_collides(tmp_path: Path) -> None:
+    with pytest.raises(DuplicateExampleId, match="row-1"):
+        parse(tmp_path, jsonl([{"id": "row-1", "text": "a"}, {"text": "b"}]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", b""), ("a.jsonl", b"\n \n"), ("a.json", b"[]"), ("a.json", b""), ("a.csv", b"text\n")],
+)
+def test_a_file_without_rows_is_refused_and_leaves_nothing(tmp_path: Path, name: str, content: bytes) -> None:
+    with pytest.raises(EmptyDataset):
+        store(tmp_path, content, name)
+    assert list((tmp_path / "datasets").iterdir()) == []
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFormat, match="not a readable Parquet file"):
+        parse(tmp_path, b"PAR1 and nothing more", "a.parquet")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetPathNotFound, match=r"none\.jsonl"):
+        list(parse_rows(tmp_path / "none.jsonl"))
+    with pytest.raises(DatasetPathNotFound):
+        open_dataset(tmp_path / "none")
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_full_disk_is_named_and_nothing_half_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os if call == "fsync" else Path, call, full)
+    with pytest.raises(StorageFull, match="nothing of it was kept"):
+        store(tmp_path, jsonl(ROWS))
+    assert list((tmp_path / "datasets").iterdir()) == []
+
+
+def test_cancelling_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storing, "BATCH_ROWS", 2)
+    reports: list[Progress] = []
+
+    def checkpoint(progress: Progress) -> None:
+        reports.append(progress)
+        if len(reports) == 2:
+            raise Cancelled("stop")
+
+    content = jsonl([{"text": f"text {number}"} for number in range(10)])
+    with pytest.raises(Cancelled):
+        store(tmp_path, content, checkpoint=checkpoint)
+    assert list((tmp_path / "datasets").iterdir()) == []
+    assert [(p.unit, p.phase, p.total) for p in reports] == [("bytes", "load", len(content))] * 2
+    assert 0 < reports[0].done < reports[1].done < len(content)
+
+
+def test_storing_the_same_rows_again_changes_nothing(tmp_path: Path) -> None:
+    first = store(tmp_path, jsonl(ROWS))
+    rows = tmp_path / "datasets" / first.sha256 / "rows.arrow"
+    before = rows.stat()
+    assert store(tmp_path, jsonl(ROWS)) == first
+    assert (rows.stat().st_ino, rows.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [path.name for path in (tmp_path / "datasets").iterdir()] == [first.sha256]
+
+
+def test_ignored_fields_are_a_warning(tmp_path: Path) -> None:
+    info = store(tmp_path, jsonl([{"text": "a", "source": "web"}, {"text": "b", "source": "web"}]))
+    assert info.warnings == ("Field 'source' is ignored in 2 rows; to filter by it, name it tags.source.",)
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Seven rows in batches of three, so that positions cross batches."""
+    monkeypatch.setattr(storing, "BATCH_ROWS", 3)
+    rows: list[dict[str, Any]] = [
+        {"id": f"r{number}", "text": f"Line {number}", "tags": {"odd": number % 2, "all": "x"}} for number in range(5)
+    ]
+    rows.append({"id": "chat", "messages": [*CHAT["messages"], {"role": "user", "content": "line of talk"}]})
+    rows.append({"id": "pair", "prompt": "Which LINE?", "completion": "none (a.*b)", "tags": {"odd": "0"}})
+    return open_dataset(tmp_path / "datasets" / store(tmp_path, jsonl(rows)).sha256)
+
+
+def test_positions_hold_across_batches(many: Any) -> None:
+    assert len(many) == 7
+    ids = ["r0", "r1", "r2", "r3", "r4", "chat", "pair"]
+    assert [many[position].id for position in range(7)] == ids
+    assert [many.position_of(example_id) for example_id in ids] == list(range(7))
+    assert many.position_of("r9") is None
+    for position in (-1, 7):
+        with pytest.raises(IndexError):
+            many[position]
+
+
+def test_tag_values_come_by_position(many: Any) -> None:
+    assert many.tag_values("odd") == ["0", "1", "0", "1", "0", None, "0"]
+    assert many.tag_values("none") == [None] * 7
+
+
+def test_select_matches_tags_and_any_text_literally(many: Any) -> None:
+    assert many.select() == list(range(7))
+    assert many.select({"odd": "0"}) == [0, 2, 4, 6]
+    assert many.select({"odd": "0", "all": "x"}) == [0, 2, 4]
+    assert many.select({}, "line") == list(range(7))
+    assert many.select({}, "GRÜSSE") == []
+    assert many.select({}, "grüße") == [5]
+    assert many.select({}, "a.*b") == [6]
+    assert many.select({"odd": "0"}, "line 4") == [4]
+    assert many.select({"odd": "0"}, start=1, limit=2) == [2, 4]
+    assert many.select({"odd": "7"}) == []
+
+
+def test_rows_can_be_written_back_and_read_as_one_text() -> None:
+    assert [example_to_row(example) for example in EXAMPLES[1:]] == [
+        {"id": "row-1", **CHAT},
+        {"id": "row-2", **TEXT},
+    ]
+    assert example_to_row(EXAMPLES[0])["tags"] == {"task": "qa", "n": "3", "ok": "true"}
+    assert [example_text(example) for example in EXAMPLES] == [
+        "Who? Ann.",
+        "user: Hi\nassistant: Grüße 🙂",
+        TEXT["text"],
+    ]

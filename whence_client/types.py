@@ -1,0 +1,273 @@
+"""The server's answers, typed. Unknown fields are kept, so a newer server does not break an older client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from whence_client.errors import WhenceError
+from whence_client.problem import Problem
+
+T = TypeVar("T")
+
+
+class Resource(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Page(Resource, Generic[T]):
+    """One page of a list; `next_cursor` is None on the last."""
+
+    data: list[T]
+    next_cursor: str | None = None
+
+
+class Model(Resource):
+    id: str
+    name: str
+    version: int | str | None = None
+    base: str
+    adapter: str | None = None
+    fingerprint: str | None = None
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    trained_modules: int | None = None
+    checkpoints: list[str] | int | None = None
+    recipe: dict[str, Any] | None = None
+    warnings: list[str] = []
+    created_at: datetime | None = None
+
+
+class Dataset(Resource):
+    """`state` is loading, ready or failed; while loading, `job_id` is the job to wait for."""
+
+    id: str
+    name: str
+    state: str = "ready"
+    job_id: str | None = None
+    rows: int | None = None
+    sha256: str | None = None
+    format: str | None = None
+    warnings: list[str] = []
+    created_at: datetime | None = None
+
+
+class Message(Resource):
+    role: str
+    content: str
+
+
+class Example(Resource):
+    """One training row: prompt and completion, or messages, or text."""
+
+    id: str
+    prompt: str | None = None
+    completion: str | None = None
+    messages: list[Message] | None = None
+    text: str | None = None
+    tags: dict[str, Any] = {}
+    label: str | None = None
+
+
+class Index(Resource):
+    """`state` is queued, building, ready, failed or stale; `job_id` is its build."""
+
+    id: str
+    job_id: str | None = None
+    model: str
+    dataset: str
+    name: str | None = None
+    method: str
+    state: str
+    rows: int | None = None
+    bytes: int | None = None
+    coverage: dict[str, Any] | float | None = None
+    warnings: list[str] = []
+    fingerprints: dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+    created_at: datetime | None = None
+
+
+class IndexEstimate(Resource):
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    rows: int | None = None
+    dims: int | None = None
+    sketched: bool | None = None
+    basis: str | None = None
+
+
+class SelfInfluence(Resource):
+    example_id: str
+    score: float
+    position: int | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+
+
+class Measurement(Resource):
+    kind: str
+    value: float
+    tokens: int
+
+
+class Token(Resource):
+    """One token of the query; start and end are characters within its part."""
+
+    text: str
+    start: int
+    end: int
+    part: str | None = None
+    target: bool | None = None
+
+
+class AskedQuery(Resource):
+    prompt: str | None = None
+    completion: str | None = None
+    tokens: list[Token] = []
+
+
+class Hit(Resource):
+    """One ranked training example; `percentile` (0–100) is of its score among all rows of the index."""
+
+    rank: int
+    example_id: str
+    score: float
+    normalized_score: float | None = None
+    percentile: float | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+    tags: dict[str, Any] = {}
+    position_shares: list[float] | None = None
+    query_token_scores: list[float] | None = None
+    module_scores: dict[str, float] | None = None
+    exact_score: float | None = None
+    effect: dict[str, Any] | None = None
+
+
+class Group(Resource):
+    key: str
+    score: float
+    share: float
+    count: int
+
+
+class Trust(Resource):
+    """How far the ranking can be trusted: trusted, weak, untrusted or unmeasured, and why."""
+
+    verdict: str
+    reason: str | None = None
+    lds: dict[str, Any] | None = None
+    baselines: dict[str, Any] | None = None
+    evaluation_id: str | None = None
+
+
+class Diagnostics(Resource):
+    positive_share_top_1pct: float | None = None
+    top1_concentration: float | None = None
+    length_correlation: float | None = None
+    null_z: float | None = None
+    searched: int | None = None
+    total: int | None = None
+    estimated: bool = False
+    warnings: list[str] = []
+
+
+class Attribution(Resource):
+    """A stored answer. `tuned_minus_base` ≤ 0: fine-tuning did not raise this output."""
+
+    id: str
+    model: str
+    index: str
+    method: str
+    sign_convention: str = "positive = proponent"
+    measurement: Measurement
+    query: AskedQuery
+    proponents: list[Hit]
+    opponents: list[Hit] = []
+    groups: list[Group] | None = None
+    trust: Trust
+    tuned_minus_base: float | None = None
+    signed: bool = True
+    additive: bool = False
+    revision: str | None = None
+    diagnostics: Diagnostics = Diagnostics()
+    timings_ms: dict[str, float] = {}
+    metadata: dict[str, Any] | None = None
+    created_at: datetime | None = None
+
+
+class Method(Resource):
+    name: str
+    title: str = ""
+    description: str = ""
+    signed: bool = True
+    additive: bool = False
+    needs: list[str] = []
+    cost: str = ""
+    options: dict[str, Any] = {}
+    source: str = ""
+
+
+class Status(Resource):
+    """What `/v1/status` tells; every field beyond these is kept as it came."""
+
+    version: str | None = None
+
+
+class JobProgress(Resource):
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    phase: str = ""
+    eta_s: float | None = None
+
+
+class JobEvent(Resource):
+    """One event of a job: `seq` orders them; `kind` is state, progress, message or end."""
+
+    seq: int
+    kind: str
+    data: dict[str, Any] = {}
+
+
+FINISHED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Job(Resource):
+    id: str
+    kind: str
+    state: str
+    progress: JobProgress | None = None
+    result: dict[str, Any] | None = None
+    error: Problem | None = None
+    attempt: int | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    _client: Any = PrivateAttr(default=None)
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+    def wait(self, *, on_progress: Callable[[JobProgress], Any] | None = None, timeout: float | None = None) -> Job:
+        """Wait until it is done: see `Whence.jobs.wait`. Under AsyncWhence: `await client.jobs.wait(job)`."""
+        if self._client is None:
+            raise WhenceError("This job came from no blocking client: use `client.jobs.wait(job)`.")
+        return self._client.jobs.wait(self, on_progress=on_progress, timeout=timeout)
+
+
+def bind(answer: T, client: Any) -> T:
+    """Let the jobs in an answer know the client that can wait for them."""
+    for job in answer.data if isinstance(answer, Page) else [answer]:
+        if isinstance(job, Job):
+            job._client = client
+    return answer
