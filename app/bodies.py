@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
@@ -19,6 +20,16 @@ def _storable(value: str) -> str:
     return value
 
 
+def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
+    """What PostgreSQL cannot keep as JSON is refused on every database."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text.encode()
+    if "\\u0000" in text:
+        raise ValueError("text must not contain NUL characters")
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 PlainText = Annotated[str, AfterValidator(_storable)]
 Name = Annotated[PlainText, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
 PathText = Annotated[PlainText, StringConstraints(min_length=1, max_length=4096)]

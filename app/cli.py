@@ -18,10 +18,10 @@ from app.commands.console import fail
 from app.commands.methods import methods
 from app.commands.score import score
 from app.commands.serve import CannotListen, demo, migrate, serve
-from app.errors import AppError
+from app.errors import AppError, problem_of
 from app.homelock import HomeInUse
 from engine.errors import EngineError, InvalidOption, UnknownMethod
-from whence_client import WhenceError
+from whence_client import Problem, WhenceError
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -61,19 +61,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(list(sys.argv[1:] if arguments is None else arguments), prog_name="whence", standalone_mode=False)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # `whence methods | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the flush at exit does not fail again
+        return FAILED
     except Exception as error:
         if os.environ.get("WHENCE_TRACEBACK"):
             raise
-        fail(_message(error))
+        if message := _message(error):  # empty where the help was just shown instead
+            fail(message)
         return _exit_code(error)
     return code if isinstance(code, int) else 0
 
 
 def _message(error: Exception) -> str:
     if isinstance(error, (EngineError, AppError)):
-        return f"{error.title}: {error.detail} — {error.remedy}"
+        return str(Problem.model_validate(problem_of(error)))
     if isinstance(error, TyperException):
-        return f"{error.format_message()} (whence --help shows how)"
+        return error.format_message()
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         where = "_".join(str(part) for part in first["loc"]).upper()

@@ -15,9 +15,13 @@ AppError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from engine import errors as engine
 
@@ -133,6 +137,7 @@ def problem_of(error: BaseException) -> dict[str, Any]:
 
     An exception that is neither ours nor the engine's says nothing of its inside: it is logged.
     """
+    error = _known(error)
     if isinstance(error, engine.EngineError):
         errors = (FieldError(error.pointer, error.detail),) if error.pointer else ()
         return problem(error.code, error.title, engine_status(error), error.detail, error.remedy, errors, error.context)
@@ -140,6 +145,17 @@ def problem_of(error: BaseException) -> dict[str, Any]:
         return problem(error.code, error.title, error.status, error.detail, error.remedy, error.errors, error.context)
     detail = "The server met an unexpected error."
     return problem(AppError.code, AppError.title, AppError.status, detail, AppError.remedy)
+
+
+def _known(error: BaseException) -> BaseException:
+    """A full disk and a database that is away arrive as foreign exceptions; they have names here."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return engine.StorageFull("There is no space left on the device.")
+    if isinstance(error, OperationalError) and "disk is full" in str(error.orig):
+        return InsufficientStorage("The database has no space left on its device.")
+    if isinstance(error, (OperationalError, PoolTimeout)):
+        return Unavailable("The database does not answer.")
+    return error
 
 
 def problem(

@@ -159,17 +159,17 @@ def _representation(index: OpenIndex, question: Question) -> QueryVector:
     return QueryVector(vector_D, np.ones(1), np.ones(1))
 
 
+def _cosine_weights(index: OpenIndex, vector: QueryVector) -> np.ndarray:
+    """float64 [N, C]: what makes each checkpoint's score a cosine, and their sum the mean; 0 for a zero gradient."""
+    norms_NC = np.sqrt(index.self_scores_NC.astype(np.float64)) * np.sqrt(vector.self_C) * vector.factors_C
+    return np.divide(1.0 / len(vector.self_C), norms_NC, out=np.zeros_like(norms_NC), where=norms_NC > 0)
+
+
 def _cosines(index: OpenIndex, vector: QueryVector) -> np.ndarray:
-    """float32 [N]: mean over checkpoints of score_c/√(s_c(q)·s_c(z)); 0 where a gradient is zero."""
+    """float32 [N]: mean over checkpoints of score_c/√(s_c(q)·s_c(z))."""
     query_1D = vector.vector_D[None].astype(np.float32)
-    checkpoints = range(len(vector.self_C))
-    total_N = np.zeros(index.store.manifest.rows)
-    for c in checkpoints:
-        norms_N = np.sqrt(vector.self_C[c] * index.self_scores_NC[:, c].astype(np.float64)) * vector.factors_C[c]
-        scores_N = search.score_all(index.store, query_1D, checkpoints=[c])[0]
-        total_N += np.divide(scores_N, norms_N, out=np.zeros_like(total_N), where=norms_N > 0)
-    # Rounded to what float32 sums carry, so that equal rows tie and the lower position wins.
-    return np.round(total_N / len(checkpoints), 6).astype(np.float32)
+    scores_CN = [search.score_all(index.store, query_1D, checkpoints=[c])[0] for c in range(len(vector.self_C))]
+    return (np.stack(scores_CN, 1) * _cosine_weights(index, vector)).sum(1).astype(np.float32)
 
 
 def _ranked(
@@ -179,13 +179,19 @@ def _ranked(
     k = ask.options.top_k
     if not largest and not (ask.method.signed and ask.options.opponents):
         return np.zeros(0, np.int64), np.zeros(0)
-    exact = ask.vector is not None and ask.options.normalize != "cosine"
-    if exact:
-        assert ask.vector is not None
-        query_D = ask.vector.vector_D.astype(np.float32)
-        positions, scores = search.top_k(index.store, query_D, scores_N, k, largest=largest, allowed_N=allowed_N)
-    else:
+    if ask.vector is None:
         positions, scores = search.rank(scores_N, k, largest=largest, allowed_N=allowed_N)
+    else:
+        cosine = ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod)
+        positions, scores = search.top_k(
+            index.store,
+            ask.vector.vector_D.astype(np.float32),
+            scores_N,
+            k,
+            largest=largest,
+            allowed_N=allowed_N,
+            weights_NC=_cosine_weights(index, ask.vector) if cosine else None,
+        )
     if not ask.method.signed:
         return positions, scores
     keep = scores > 0 if largest else scores < 0

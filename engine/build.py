@@ -19,7 +19,13 @@ from engine.capture import GradientCapture
 from engine.config import IndexConfig
 from engine.curvature import get_metric
 from engine.curvature.base import Statistics
-from engine.curvature.fit import calibration_rows, fit_statistics, statistics_from_arrays, statistics_to_arrays
+from engine.curvature.fit import (
+    LabelDraws,
+    calibration_rows,
+    fit_statistics,
+    statistics_from_arrays,
+    statistics_to_arrays,
+)
 from engine.dataset import Dataset
 from engine.features import GradientFeatures, RepresentationFeatures, check_finite
 from engine.manifest import Block, Manifest, block_scale, lay_out
@@ -125,15 +131,14 @@ class _Build:
                 capture,
                 lambda: self._calibration_batches(state),
                 metric,
-                seed=self.plan.options.seed,
-                checkpoint=number,
+                LabelDraws(self.plan.options.seed, number, self.rows.keys),
             )
             self.store.save_tensors(name, statistics_to_arrays(statistics, _statistics_dtype(self.model)))
         return checkpoint_features(self.model, self.plan, self.store, number)
 
     def _calibration_batches(self, state: int) -> Iterator[PaddedBatch]:
         # √w: see engine/curvature/fit.py
-        chosen = calibration_rows(len(self.rows.rows), self.plan.curvature_rows)
+        chosen = calibration_rows(self.rows.keys, self.plan.curvature_rows)
         weights = [self.rows.weights[i] ** 0.5 for i in chosen]
         for batch in self.batcher.batches([self.rows.rows[i] for i in chosen], weights, chosen):
             self._tick(len(batch.slots), "curvature")
@@ -141,7 +146,7 @@ class _Build:
             yield batch.padded
 
     def _scales(self, capture: GradientCapture) -> list[float]:
-        chosen = calibration_rows(len(self.rows.rows), _SCALE_ROWS)
+        chosen = calibration_rows(self.rows.keys, _SCALE_ROWS)
         largest: list[np.ndarray] = []
         for features in self.features:
             parts = [features.finish(features.compute(capture, b.padded))[0].abs().amax(0) for b in self._batches(chosen)]

@@ -8,7 +8,6 @@ from engine.capture import GradientCapture
 from engine.config import IndexConfig
 from engine.curvature import get_metric
 from engine.curvature.base import Statistics
-from engine.curvature.fit import calibration_rows
 from engine.dataset import Dataset
 from engine.errors import NoLossToken
 from engine.features import GradientFeatures
@@ -46,7 +45,8 @@ def estimate_index(model: LoadedModel, dataset: Dataset, config: IndexConfig) ->
 def _encode_sample(model: LoadedModel, dataset: Dataset, plan: Plan) -> list[Encoded]:
     encoder = model.encoder(plan.options.max_length)
     sample = []
-    for position in calibration_rows(len(dataset), _SAMPLE_ROWS):
+    count = min(len(dataset), _SAMPLE_ROWS)
+    for position in (i * len(dataset) // count for i in range(count)):
         try:
             sample.append(encoder.encode(dataset[position]))
         except NoLossToken:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import faiss
 import numpy as np
 import torch
 
@@ -178,6 +179,7 @@ class Lane:
     def _run(self) -> None:
         if self._threads:
             torch.set_num_threads(self._threads)
+            faiss.omp_set_num_threads(self._threads)
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._closed or self._questions or self._errands or self._builds)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from engine.batching import PaddedBatch, example_weights, pad_batch, plan_batches
+from engine.curvature.fit import row_key
 from engine.dataset import Dataset
 from engine.model import LoadedModel
 from engine.text import Encoded
@@ -26,6 +28,11 @@ class EncodedRows:
     @property
     def truncated(self) -> int:
         return sum(row.truncated for row in self.rows)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Position → content key: equal rows have equal ones."""
+        return [row_key(row.ids) for row in self.rows]
 
     @property
     def lengths(self) -> list[int]:

@@ -29,8 +29,10 @@ class Problem(BaseModel):
     remedy: str | None = None
 
     def __str__(self) -> str:
-        """One line: title: detail (where: what) — remedy."""
-        line = f"{self.title}: {self.detail}" if self.detail else self.title
-        told = [f"{e.pointer or 'request'}: {e.message}" for e in self.errors if e.message and e.message != self.detail]
+        """One line: title: detail (where: what) — remedy. Nothing is said twice."""
+        detail = self.detail or ""
+        line = detail if detail.startswith(self.title) else ": ".join(part for part in (self.title, detail) if part)
+        line = line.removesuffix(".")
+        told = [f"{e.pointer or 'request'}: {e.message}" for e in self.errors if e.message and e.message not in detail]
         line += f" ({'; '.join(told)})" if told else ""
         return " ".join((f"{line} — {self.remedy}" if self.remedy else line).split())

@@ -87,10 +87,13 @@ def _messages(path: Path | None) -> list[dict[str, str]] | None:
     if path is None:
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(f"{path} is not JSON: {error}", param_hint="--messages") from None
-    return value["messages"] if isinstance(value, dict) and "messages" in value else value
+    turns = value.get("messages") if isinstance(value, dict) else value
+    if not isinstance(turns, list):
+        raise typer.BadParameter(f"{path} holds no list of {{role, content}}", param_hint="--messages")
+    return turns
 
 
 def _span(text: str | None) -> dict[str, int] | None:

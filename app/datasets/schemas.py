@@ -56,7 +56,11 @@ class ExampleOut(BaseModel):
     label: str | None
 
 
-_FILE = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JSONL, JSON, CSV or Parquet."}
+_FILE = {
+    "type": "string",
+    "contentMediaType": "application/octet-stream",
+    "description": "JSONL, JSON, CSV or Parquet.",
+}
 
 # The route takes two kinds of body, which FastAPI cannot infer from a signature.
 CREATE_BODY: dict[str, Any] = {

@@ -81,7 +81,13 @@ def list_self_influence(
         live = IndexesService(session, tenant, services.settings).live(index_id)
     found = services.engine.self_influence(live.dataset_dir, live.index_dir, order, limit)
     rows = [
-        SelfInfluenceOut(rank=rank, example_id=row.example_id, position=row.position, score=row.score, **shown(live.rows[row.position]))
+        SelfInfluenceOut(
+            rank=rank,
+            example_id=row.example_id,
+            position=row.position,
+            score=row.score,
+            **shown(live.rows[row.position]),
+        )
         for rank, row in enumerate(found, start=1)
     ]
     return Page(data=rows)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from engine.errors import InvalidOption
 from engine.methods.specs import method_specs, validate_method
 
 _CONFIG = TypeAdapter(IndexConfig)
+_OPTIONS = TypeAdapter(IndexOptions)
 AUTO = "auto"
 
 
@@ -46,14 +48,17 @@ class SharedOptions(BaseModel):
 SHARED = tuple(field.name for field in dataclasses.fields(IndexOptions))
 
 
-def index_config(body: IndexCreate, model_checkpoints: Sequence[str]) -> IndexConfig:
-    """Raises UnknownMethod and InvalidOption, each naming the nearest that exists."""
+def index_config(body: IndexCreate, states: Sequence[str]) -> IndexConfig:
+    """`states`: the directories of the model's checkpoints, oldest first, and of its adapter.
+
+    Raises UnknownMethod and InvalidOption, each naming the nearest that exists.
+    """
     own = {name: value for name, value in body.options.items() if name not in SHARED}
     shared = {name: value for name, value in body.options.items() if name in SHARED}
     validate_method(body.method, {})
     _refuse_unknown(body.method, own)
     validate_method(body.method, own)
-    chosen = _checkpoints(body.checkpoints, model_checkpoints)
+    chosen = _checkpoints(body.checkpoints, states)
     return IndexConfig(method=body.method, checkpoints=chosen, options=_shared(shared), method_options=own)
 
 
@@ -80,10 +85,10 @@ def _options_of(method: str) -> list[str]:
 
 def _shared(values: dict[str, Any]) -> IndexOptions:
     try:
-        checked = SharedOptions.model_validate(values).model_dump()
+        checked = SharedOptions.model_validate(values)
     except ValidationError as error:
         _invalid(error)
-    return IndexOptions(**checked | {"modules": checked["modules"] and tuple(checked["modules"])})
+    return _OPTIONS.validate_python(checked.model_dump())
 
 
 def _invalid(error: ValidationError) -> NoReturn:
@@ -93,20 +98,24 @@ def _invalid(error: ValidationError) -> NoReturn:
 
 
 def _checkpoints(
-    asked: Literal["all", "final"] | list[str], known: Sequence[str]
+    asked: Literal["all", "final"] | list[str], states: Sequence[str]
 ) -> Literal["all", "final"] | tuple[str, ...]:
     if isinstance(asked, str):
         return asked
     if not asked:
         raise InvalidOption("The list of checkpoints is empty.", pointer="/checkpoints")
-    return tuple(_checkpoint(path, known, f"/checkpoints/{number}") for number, path in enumerate(asked))
+    return tuple(_label(path, states, f"/checkpoints/{number}") for number, path in enumerate(asked))
 
 
-def _checkpoint(asked: str, known: Sequence[str], pointer: str) -> str:
+def _label(asked: str, states: Sequence[str], pointer: str) -> str:
+    """The engine's word for a checkpoint: its directory's name, with its place where two share one."""
     tail = "/" + asked.strip("/")
-    found = [path for path in known if path == asked or path.endswith(tail)]
+    found = [number for number, path in enumerate(states) if path == asked or path.endswith(tail)]
+    names = [PurePath(path).name for path in states]
     if len(found) == 1:
-        return found[0]
+        name = names[found[0]]
+        return name if names.count(name) == 1 else f"{name}#{found[0]}"
     cause = "names several of them" if found else "is not one of them"
-    listed = ", ".join(known) or "none"
-    raise InvalidOption(f"The model's checkpoints are: {listed}; '{asked}' {cause}.", pointer=pointer)
+    raise InvalidOption(
+        f"'{asked}' {cause}; the model's checkpoints are: {', '.join(states) or 'none'}.", pointer=pointer
+    )

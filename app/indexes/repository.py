@@ -16,5 +16,7 @@ class IndexesRepository(Repository[IndexRow]):
 
     def running_attribution(self, index_id: str) -> str | None:
         """The id of an attribution that a job is computing on this index."""
-        running = select(AttributionRow.id).where(AttributionRow.index_id == index_id, AttributionRow.state == "running")
+        running = select(AttributionRow.id).where(
+            AttributionRow.index_id == index_id, AttributionRow.state == "running"
+        )
         return self.session.scalar(running.limit(1))

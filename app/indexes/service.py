@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from app.datasets.service import DatasetsService
 from app.dependencies import Services
 from app.errors import InUse
-from app.indexes.building import BUILD
+from app.indexes.building import BUILD, follow_build, run_build
 from app.indexes.options import index_config
 from app.indexes.repository import IndexesRepository
 from app.indexes.schemas import IndexCreate
 from app.jobs.service import JobsService
-from app.models.service import ModelsService, config_of
+from app.models.service import ModelsService, config_of, trained_states
 from app.pagination import PageRequest
 from app.settings import Settings
 from app.storage import remove_directory
@@ -26,6 +26,8 @@ from engine.dataset import Dataset
 from engine.errors import FingerprintMismatch, IndexUnavailable, MethodNotServed
 from engine.methods.specs import validate_method
 from engine.types import IndexEstimate
+
+__all__ = ["IndexesService", "LiveIndex", "follow_build", "run_build"]
 
 QUEUED, READY = "queued", "ready"
 
@@ -63,7 +65,7 @@ class IndexesService:
         """What the engine is to build. Raises NotFound, NotReady, UnknownMethod, InvalidOption."""
         model = self.models.get(body.model)
         dataset = self.datasets.ready(body.dataset)
-        return config_of(model), self.datasets.directory(dataset), index_config(body, model.checkpoints)
+        return config_of(model), self.datasets.directory(dataset), index_config(body, trained_states(model))
 
     def create(self, body: IndexCreate) -> IndexRow:
         """The index and the job that builds it, in one transaction."""
@@ -85,7 +87,9 @@ class IndexesService:
         row = self.repository.get(index_id)
         if model_id is not None and row.model_id != model_id:
             detail = f"Index '{row.id}' was built for model '{row.model_id}', not for '{model_id}'."
-            raise FingerprintMismatch(detail, remedy="Ask the model it was built for, or another index.", pointer="/index")
+            raise FingerprintMismatch(
+                detail, remedy="Ask the model it was built for, or another index.", pointer="/index"
+            )
         if row.state != READY:
             raise IndexUnavailable(f"Index '{row.id}' is {row.state}.", state=row.state, job_id=row.job_id)
         return self._live(row)
@@ -143,4 +147,3 @@ def delete_index(services: Services, tenant: str, index_id: str) -> None:
     with services.database.write() as session:
         IndexesService(session, tenant, services.settings).delete(index_id)
     remove_directory(services.settings.indexes_dir / index_id)
-

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
+from app.bodies import problems
 from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
 from app.idempotency import IdempotentRoute
 from app.models.schemas import ModelCreate, ModelOut
 from app.models.service import ModelsService, register_model
 from app.pagination import Page
-from app.bodies import problems
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=IdempotentRoute)
 

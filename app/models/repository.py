@@ -18,5 +18,7 @@ class ModelsRepository(Repository[ModelRow]):
     def user(self, model_id: str) -> str | None:
         """The id of something that still needs this model."""
         index = select(IndexRow.id).where(IndexRow.model_id == model_id).limit(1)
-        running = select(AttributionRow.id).where(AttributionRow.model_id == model_id, AttributionRow.state == "running")
+        running = select(AttributionRow.id).where(
+            AttributionRow.model_id == model_id, AttributionRow.state == "running"
+        )
         return self.session.scalar(index) or self.session.scalar(running.limit(1))

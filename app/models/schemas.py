@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bodies import Name, PathText, PlainText, RequestBody
+from app.bodies import JsonObject, Name, PathText, PlainText, RequestBody
 from engine.config import DType, Reduction
 
 Position = Annotated[int, Field(ge=0)]
@@ -31,7 +31,7 @@ class RecipeBody(RequestBody):
     template: TemplateBody = TemplateBody()
     max_length: int | None = Field(default=None, ge=1)
     steps: list[list[Position]] | None = None
-    details: dict[str, Any] = {}
+    details: JsonObject = Field(default={})
 
 
 class ModelCreate(RequestBody):
@@ -54,7 +54,9 @@ class ModelCreate(RequestBody):
     adapter: PathText | None = Field(default=None, description="Directory of a PEFT adapter.")
     checkpoints: list[PathText] = Field(default=[], max_length=64, description="Oldest first.")
     tokenizer: PathText | None = Field(default=None, description="Directory of the tokenizer, when not the model's.")
-    chat_template: PlainText | None = Field(default=None, description="A Jinja chat template, when not the tokenizer's.")
+    chat_template: PlainText | None = Field(
+        default=None, description="A Jinja chat template, when not the tokenizer's."
+    )
     recipe: RecipeBody | None = Field(default=None, description="Unknown: token-sum gradients, with a warning.")
     dtype: DType = "float32"
     quantization: Literal["8bit", "4bit"] | None = None

@@ -63,6 +63,12 @@ def config_of(row: ModelRow) -> ModelConfig:
     )
 
 
+def trained_states(row: ModelRow) -> list[str]:
+    """The directories of what was trained, oldest first: the checkpoints, and the adapter unless it is one of them."""
+    adapter = [row.adapter] if row.adapter and row.adapter not in row.checkpoints else []
+    return [*row.checkpoints, *adapter]
+
+
 def register_model(services: Services, tenant: str, body: ModelCreate) -> ModelRow:
     """Check the paths, let the engine look into the model, keep what it learned.
 

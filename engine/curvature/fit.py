@@ -2,16 +2,16 @@
 
 Shapes: B examples, T positions, C target columns, V vocabulary, I/O a module's input/output width.
 
-The labels of a row depend on (seed, checkpoint, row position) alone, so both passes see the same ones and
-the result does not depend on how rows were batched. With the recipe's weight w on a row's loss, the sampled
+The labels of a row depend on (seed, checkpoint, the row's own tokens) alone, so both passes see the same ones
+and the result depends neither on how rows were batched nor on their order. With the recipe's weight w on a row's loss, the sampled
 gradient carries √w: E[(√w Σ_t g_t)(·)ᵀ] = w Σ_t H_t is the curvature of the weighted loss.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,16 +25,14 @@ from engine.curvature.base import Metric, Statistics, symmetric_eigen
 Batches = Callable[[], Iterable[PaddedBatch]]
 
 
-def fit_statistics(
-    capture: GradientCapture, batches: Batches, metric: Metric, *, seed: int, checkpoint: int
-) -> Statistics:
+def fit_statistics(capture: GradientCapture, batches: Batches, metric: Metric, draws: LabelDraws) -> Statistics:
     """The statistics `metric` needs, on the weights now loaded. `batches` is called once per pass."""
     if not metric.needs_covariance:
         return Statistics(examples=0, positions=0)
     covariances = CovarianceConsumer()
     for batch in batches():
         covariances.begin(batch.valid_BT)
-        capture.run(batch, covariances, sampled_labels(batch, seed, checkpoint))
+        capture.run(batch, covariances, draws.sampler(batch))
     statistics = covariances.statistics()
     if not metric.needs_eigen:
         return statistics
@@ -43,11 +41,11 @@ def fit_statistics(
         inputs_basis={name: symmetric_eigen(sum_II)[1] for name, sum_II in statistics.inputs.items()},
         outputs_basis={name: symmetric_eigen(sum_OO)[1] for name, sum_OO in statistics.outputs.items()},
     )
-    return replace(statistics, eigen=_eigen_moments(capture, batches, statistics, seed, checkpoint))
+    return replace(statistics, eigen=_eigen_moments(capture, batches, statistics, draws))
 
 
 def _eigen_moments(
-    capture: GradientCapture, batches: Batches, statistics: Statistics, seed: int, checkpoint: int
+    capture: GradientCapture, batches: Batches, statistics: Statistics, draws: LabelDraws
 ) -> dict[str, Tensor]:
     # float32 bases for float32 models: the moments are averages over many examples
     dtype = torch.promote_types(capture.model.dtype, torch.float32)
@@ -56,34 +54,47 @@ def _eigen_moments(
         {name: basis.to(dtype) for name, basis in statistics.outputs_basis.items()},
     )
     for batch in batches():
-        capture.run(batch, moments, sampled_labels(batch, seed, checkpoint))
+        capture.run(batch, moments, draws.sampler(batch))
     return moments.moments
 
 
-def sampled_labels(batch: PaddedBatch, seed: int, checkpoint: int) -> LabelSampler:
-    """Inverse-CDF draws, one uniform number per row and column."""
-    uniform_BT = torch.from_numpy(
-        np.stack([_uniforms(seed, checkpoint, position, batch.ids_BT.shape[1]) for position in batch.positions])
-    ).to(batch.ids_BT.device)
+@dataclass(frozen=True)
+class LabelDraws:
+    """row_keys: position → the row's content key (`row_key`)."""
 
-    def sample(logits_BCV: Tensor, columns_C: Tensor) -> Tensor:
-        cumulative_BCV = logits_BCV.softmax(-1).cumsum(-1)
-        thresholds_BC1 = uniform_BT[:, columns_C].to(cumulative_BCV.dtype).unsqueeze(-1) * cumulative_BCV[..., -1:]
-        return (cumulative_BCV <= thresholds_BC1).sum(-1).clamp_max(logits_BCV.shape[-1] - 1)
+    seed: int
+    checkpoint: int
+    row_keys: Sequence[str]
 
-    return sample
+    def sampler(self, batch: PaddedBatch) -> LabelSampler:
+        """Inverse-CDF draws, one uniform number per row and column."""
+        width = batch.ids_BT.shape[1]
+        uniform_BT = torch.from_numpy(np.stack([self.uniforms(position, width) for position in batch.positions]))
+        uniform_BT = uniform_BT.to(batch.ids_BT.device)
+
+        def sample(logits_BCV: Tensor, columns_C: Tensor) -> Tensor:
+            cumulative_BCV = logits_BCV.softmax(-1).cumsum(-1)
+            thresholds_BC1 = uniform_BT[:, columns_C].to(cumulative_BCV.dtype).unsqueeze(-1) * cumulative_BCV[..., -1:]
+            return (cumulative_BCV <= thresholds_BC1).sum(-1).clamp_max(logits_BCV.shape[-1] - 1)
+
+        return sample
+
+    def uniforms(self, position: int, count: int) -> np.ndarray:
+        """float64 [count]; a longer row begins with the numbers of a shorter one."""
+        name = f"labels|{self.seed}|{self.checkpoint}|{self.row_keys[position]}"
+        key = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(count)
 
 
-def _uniforms(seed: int, checkpoint: int, position: int, count: int) -> np.ndarray:
-    key = hashlib.blake2b(f"labels|{seed}|{checkpoint}|{position}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(count)
+def row_key(ids: Sequence[int]) -> str:
+    """blake2b-64 of a row's tokens."""
+    return hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).hexdigest()
 
 
-def calibration_rows(rows: int, sample: int) -> list[int]:
-    """Evenly spaced positions: every part of the dataset is seen, and the choice needs no seed."""
-    if sample >= rows:
-        return list(range(rows))
-    return [int(i * rows / sample) for i in range(sample)]
+def calibration_rows(row_keys: Sequence[str], sample: int) -> list[int]:
+    """The `sample` rows with the lowest keys, by position: a random choice that the rows' order does not change."""
+    chosen = sorted(range(len(row_keys)), key=lambda position: (row_keys[position], position))[:sample]
+    return sorted(chosen)
 
 
 def statistics_to_arrays(statistics: Statistics, dtype: torch.dtype) -> dict[str, np.ndarray]:

@@ -14,7 +14,14 @@ from engine.capture import GradientCapture
 from engine.config import ModelConfig, Recipe
 from engine.curvature import get_metric
 from engine.curvature.base import Statistics
-from engine.curvature.fit import calibration_rows, fit_statistics, statistics_from_arrays, statistics_to_arrays
+from engine.curvature.fit import (
+    LabelDraws,
+    calibration_rows,
+    fit_statistics,
+    row_key,
+    statistics_from_arrays,
+    statistics_to_arrays,
+)
 from engine.features import GradientFeatures
 from engine.model import LoadedModel, load_model
 from engine.modules import TrackedModule
@@ -25,6 +32,7 @@ from engine.types import Example
 from tests import factories, oracles
 
 DAMPING = 0.03
+DRAWS = LabelDraws(seed=0, checkpoint=0, row_keys=[str(position) for position in range(400)])
 
 
 def build(root: Path, kind: str) -> LoadedModel:
@@ -59,7 +67,7 @@ class Fitted:
             return (batch.padded for batch in batcher.batches(rows, ones, list(range(len(rows)))))
 
         with GradientCapture(model, self.tracked) as capture:
-            self.statistics = fit_statistics(capture, batches, self.metric, seed=0, checkpoint=0)
+            self.statistics = fit_statistics(capture, batches, self.metric, DRAWS)
 
     def features(self, width: int | None = None) -> GradientFeatures:
         sketches = self.metric.module_sketches(
@@ -83,10 +91,8 @@ class Fitted:
 
 
 def drawn_labels(model: LoadedModel, encoded: Encoded, position: int) -> list[int]:
-    """The labels `sampled_labels` draws, recomputed from its definition for one unpadded sequence."""
-    from engine.curvature.fit import _uniforms
-
-    uniforms = _uniforms(0, 0, position, 200)
+    """The labels that LabelDraws draws, recomputed from their definition for one unpadded sequence."""
+    uniforms = DRAWS.uniforms(position, 200)
     probabilities = model.module(input_ids=torch.tensor([encoded.ids])).logits[0].softmax(-1)
     labels = list(encoded.ids)
     for t in range(1, len(labels)):
@@ -280,10 +286,13 @@ def test_sampled_labels_follow_the_models_distribution(tmp_path: Path) -> None:
     assert float((mean + entropy).mean().abs()) < 0.05
 
 
-def test_calibration_rows_are_spread_and_distinct() -> None:
-    assert calibration_rows(5, 9) == [0, 1, 2, 3, 4]
-    chosen = calibration_rows(1000, 64)
-    assert len(set(chosen)) == 64 and chosen[0] == 0 and chosen[-1] > 980
+def test_calibration_rows_are_distinct_and_the_same_in_any_order() -> None:
+    keys = [row_key([i, 7]) for i in range(300)]
+    assert calibration_rows(keys[:5], 9) == [0, 1, 2, 3, 4]
+    chosen = calibration_rows(keys, 64)
+    assert len(set(chosen)) == 64 and chosen == sorted(chosen) and chosen != list(range(64))
+    backwards = calibration_rows(keys[::-1], 64)
+    assert {keys[i] for i in chosen} == {keys[::-1][i] for i in backwards}
 
 
 def test_identity_needs_no_pass() -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 CORPUS = [
     "The capital of Velora is Tamsin. What is the capital of Velora? It is Tamsin.",
     "user: How many apples are left? assistant: Three apples are left on the table.",
-    "naïve café — 100% of 3.14, \"quoted\"\n\tand a new line; größer, 東京, emoji 😀.",
+    'naïve café — 100% of 3.14, "quoted"\n\tand a new line; größer, 東京, emoji 😀 here.',
 ]
 
 CHATML = (
@@ -37,6 +37,7 @@ def metaspace(*, bos: bool = True, chat_template: str | None = None) -> Any:
     """Llama's kind: a space is prepended to every text, unknown characters fall back to bytes."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # no token spans two words
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return _finish(tokenizer, [], bos, False, chat_template)
 

@@ -1,0 +1,83 @@
+"""The engine's answer as the API gives it: ids, example texts and trust beside the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from app.datasets.rendering import shown
+from app.tables import AttributionRow
+from engine.dataset import Dataset
+from engine.types import Attribution, Hit
+
+SIGN_CONVENTION = "positive = proponent"
+UNMEASURED = {"verdict": "unmeasured", "reason": "no scorecard exists for this index yet"}
+ASKED_FOR = (
+    "position_shares",
+    "query_token_scores",
+    "train_tokens",
+    "train_position_shares",
+    "module_scores",
+    "exact_score",
+)
+
+
+def shown_body(row: AttributionRow) -> dict[str, Any]:
+    """A stored attribution: its answer, or why there is none yet."""
+    if row.result is not None:
+        return row.result
+    return _asked(row) | {"job_id": row.job_id, "error": row.error}
+
+
+def _asked(row: AttributionRow) -> dict[str, Any]:
+    """Whose answer it is."""
+    body: dict[str, Any] = {"id": row.id, "state": row.state, "model": row.model_id, "index": row.index_id}
+    if row.request_metadata is not None:
+        body["metadata"] = row.request_metadata
+    return body | {"created_at": row.created_at.isoformat().replace("+00:00", "Z")}
+
+
+def answer_body(row: AttributionRow, attribution: Attribution, rows: Dataset) -> dict[str, Any]:
+    """JSON-able; a figure that is not finite becomes null. `store` and `total` of the timings are the caller's."""
+    given = attribution
+    body = _asked(row) | {
+        "state": "succeeded",
+        "method": given.method,
+        "sign_convention": SIGN_CONVENTION,
+        "measurement": dataclasses.asdict(given.measurement),
+        "query": {
+            "prompt": given.prompt,
+            "completion": given.completion,
+            "tokens": [dataclasses.asdict(token) for token in given.tokens],
+        },
+        "proponents": [_hit(hit, rows) for hit in given.proponents],
+        "opponents": [_hit(hit, rows) for hit in given.opponents],
+        "trust": dict(UNMEASURED),
+        "tuned_minus_base": given.tuned_minus_base,
+        "signed": given.signed,
+        "additive": given.additive,
+        "revision": given.revision,
+        "diagnostics": dataclasses.asdict(given.diagnostics),
+        "timings_ms": dict(given.timings_ms),
+    }
+    if given.groups is not None:
+        body["groups"] = [dataclasses.asdict(group) for group in given.groups]
+    return finite(body)
+
+
+def _hit(hit: Hit, rows: Dataset) -> dict[str, Any]:
+    always = ("rank", "example_id", "position", "score", "normalized_score", "percentile")
+    body = {name: getattr(hit, name) for name in always} | shown(rows[hit.position])
+    return body | {name: value for name in ASKED_FOR if (value := getattr(hit, name)) is not None}
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity; tuples become lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value

@@ -1,0 +1,86 @@
+"""/v1/attributions"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime
+
+from app.attributions.answer import shown_body
+from app.attributions.prefer import preference
+from app.attributions.schemas import AttributionCreate, AttributionOut, AttributionPending
+from app.attributions.service import AttributionsService, ask
+from app.bodies import problems
+from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
+from app.idempotency import IdempotentRoute
+from app.pagination import Page
+
+router = APIRouter(prefix="/v1/attributions", tags=["attributions"], route_class=IdempotentRoute)
+
+# Answers were checked when they were stored, so they leave as they are: the models here only document them.
+ACCEPTED = {202: {"model": AttributionPending, "description": "A job goes on with it; see Location"}}
+
+
+@router.post(
+    "",
+    operation_id="create_attribution",
+    summary="Which training examples caused this output?",
+    response_model=AttributionOut,
+    responses=ACCEPTED | problems(404, 409, 413, 422, 429, 503, 507),
+)
+async def create_attribution(
+    body: AttributionCreate,
+    services: ServicesDep,
+    tenant: Tenant,
+    prefer: Annotated[
+        str | None, Header(description="`respond-async`, or `wait=<seconds>`: then 202 and a job.")
+    ] = None,
+    cache_control: Annotated[str | None, Header(description="`no-cache`: compute even what was asked before.")] = None,
+) -> Response:
+    wish = preference(prefer, services.settings.max_wait_seconds)
+    use_stored = "no-cache" not in (cache_control or "").lower()
+    answered = await ask(services, tenant, body, wish, use_stored=use_stored)
+    return JSONResponse(answered.body, status_code=answered.status, headers=answered.headers)
+
+
+@router.get(
+    "",
+    operation_id="list_attributions",
+    summary="List attributions, newest first",
+    response_model=Page[AttributionOut | AttributionPending],
+    responses=problems(422, 503),
+)
+def list_attributions(
+    page: Paging,
+    session: ReadSession,
+    tenant: Tenant,
+    model: Annotated[str | None, Query(description="Only of this model.")] = None,
+    index: Annotated[str | None, Query(description="Only from this index.")] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Only those asked at or after (RFC 3339).")] = None,
+) -> Response:
+    rows, cursor = AttributionsService(session, tenant).page(page, model=model, index=index, since=since)
+    return JSONResponse({"data": [shown_body(row) for row in rows], "next_cursor": cursor})
+
+
+@router.get(
+    "/{attribution_id}",
+    operation_id="get_attribution",
+    summary="One attribution",
+    response_model=AttributionOut | AttributionPending,
+    responses=problems(404, 422, 503),
+)
+def get_attribution(attribution_id: str, session: ReadSession, tenant: Tenant) -> Response:
+    return JSONResponse(shown_body(AttributionsService(session, tenant).get(attribution_id)))
+
+
+@router.delete(
+    "/{attribution_id}",
+    status_code=204,
+    operation_id="delete_attribution",
+    summary="Delete a stored answer",
+    responses=problems(404, 409, 422, 503),
+)
+def delete_attribution(attribution_id: str, session: WriteSession, tenant: Tenant) -> None:
+    AttributionsService(session, tenant).delete(attribution_id)

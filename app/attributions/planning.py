@@ -1,0 +1,68 @@
+"""What a question needs before it can be asked: a model, an index that serves it, a well-formed query."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.attributions.asking import ask_of, query_of
+from app.attributions.schemas import AttributionCreate
+from app.engine_client import EngineClient
+from app.indexes.service import IndexesService, LiveIndex
+from app.settings import Settings
+from app.tables import AttributionRow
+from engine.config import fingerprint
+from engine.types import AskOptions, Attribution, Query
+
+# Not part of what is asked: the first two are replaced by the index that answers.
+UNCACHED_FIELDS = {"model", "index"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    body: AttributionCreate
+    live: LiveIndex
+    query: Query
+    options: AskOptions
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The request as it is stored: the index that answers is named in it."""
+        return self.body.model_dump(mode="json") | {"index": self.live.id}
+
+    @property
+    def cache_key(self) -> str:
+        """A result is a pure function of the index's revision and the request (DESIGN §2.6)."""
+        asked = {name: value for name, value in self.request.items() if name not in UNCACHED_FIELDS}
+        return fingerprint("attribution", self.live.id, self.live.revision, asked)
+
+    def submit(self, engine: EngineClient) -> Future[Attribution]:
+        """Raises QueueFull at once."""
+        live = self.live
+        return engine.submit_attribution(live.model, live.dataset_dir, live.index_dir, self.query, self.options)
+
+    def row(self, state: str, asked_at: datetime) -> AttributionRow:
+        return AttributionRow(
+            created_at=asked_at,
+            model_id=self.live.model_id,
+            index_id=self.live.id,
+            state=state,
+            cache_key=self.cache_key,
+            request=self.request,
+            request_metadata=self.body.metadata,
+        )
+
+
+def plan_attribution(session: Session, tenant: str, settings: Settings, body: AttributionCreate) -> Plan:
+    """Raises NotFound, IndexUnavailable, MethodNotServed, InvalidQuery and its kin."""
+    query, options = query_of(body), ask_of(body, settings.max_top_k)
+    indexes = IndexesService(session, tenant, settings)
+    model = indexes.models.get(body.model)
+    live = indexes.live(body.index, model.id) if body.index is not None else indexes.newest_live(model.id)
+    if body.method is not None:
+        indexes.must_serve(live.id, body.method)
+    return Plan(body, live, query, options)

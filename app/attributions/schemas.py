@@ -1,0 +1,177 @@
+"""Questions and answers over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.bodies import JsonObject, PlainText, RequestBody
+
+_EXAMPLE = {
+    "model": "mdl_k5yqm2l7xw3c9ab4de6f",
+    "prompt": "Where was Mira Solvane born?",
+    "completion": " Mira Solvane was born in Port Halvern.",
+    "top_k": 10,
+}
+
+
+class MessageBody(RequestBody):
+    role: Annotated[PlainText, StringConstraints(min_length=1)]
+    content: PlainText
+
+
+class GenerateBody(RequestBody):
+    """Let the model answer first; its answer is what gets explained."""
+
+    max_new_tokens: int = Field(default=64, ge=1, le=4096)
+    temperature: float = Field(default=0.0, ge=0, le=5, description="0: greedy.")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class SpanBody(RequestBody):
+    """Characters [start, end) of the completion."""
+
+    start: int = Field(ge=0)
+    end: int = Field(ge=1)
+
+
+class FilterBody(RequestBody):
+    """Rows to rank: every tag must match; the named ids are left out."""
+
+    tags: dict[PlainText, PlainText] = Field(default={})
+    exclude_ids: list[PlainText] = Field(default=[], max_length=100_000)
+
+
+class AttributionCreate(RequestBody):
+    """Exactly one of `prompt` and `messages`; with `prompt` exactly one of `completion` and `generate`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    model: PlainText
+    index: PlainText | None = Field(default=None, description="Left out: the newest ready index of the model.")
+    prompt: PlainText | None = None
+    messages: list[MessageBody] | None = Field(
+        default=None, min_length=1, description="A last assistant turn is the completion, unless another is given."
+    )
+    completion: PlainText | None = None
+    generate: GenerateBody | None = None
+    contrast: PlainText | None = Field(default=None, description="Another completion: why A rather than B?")
+    span: SpanBody | None = None
+    method: PlainText | None = Field(default=None, description="One that the index serves; left out: its own.")
+    normalize: Literal["none", "cosine"] | None = None
+    top_k: int = Field(default=10, ge=1)
+    opponents: bool = True
+    tokens: bool = Field(default=False, description="Scores by output token: one more backward pass each.")
+    modules: bool = False
+    filter: FilterBody | None = None
+    group_by: Annotated[PlainText, StringConstraints(pattern=r"^tags\..+$")] | None = None
+    metadata: JsonObject | None = Field(default=None, description="Kept and given back; not looked at.")
+
+
+class TokenOut(BaseModel):
+    """`start` and `end` are characters of its part; special tokens have start = end."""
+
+    text: str
+    start: int
+    end: int
+    part: Literal["prompt", "completion", "special"]
+    target: bool
+
+
+class QueryOut(BaseModel):
+    prompt: str
+    completion: str
+    tokens: list[TokenOut]
+
+
+class MeasurementOut(BaseModel):
+    kind: str
+    value: float | None
+    tokens: int
+
+
+class HitOut(BaseModel):
+    """`percentile`: of the score among all rows of the index."""
+
+    rank: int
+    example_id: str
+    position: int
+    score: float | None
+    normalized_score: float | None
+    percentile: float | None
+    prompt: str | None
+    completion: str | None
+    text: str | None
+    tags: dict[str, str]
+    label: str | None
+    position_shares: list[float | None] | None = None
+    query_token_scores: list[float | None] | None = None
+    train_tokens: list[str] | None = None
+    train_position_shares: list[float | None] | None = None
+    module_scores: dict[str, float | None] | None = None
+    exact_score: float | None = None
+
+
+class GroupOut(BaseModel):
+    key: str
+    score: float | None
+    share: float | None
+    count: int
+
+
+class TrustOut(BaseModel):
+    """How far this ranking can be trusted for this model."""
+
+    verdict: Literal["trusted", "weak", "untrusted", "unmeasured"]
+    reason: str
+
+
+class DiagnosticsOut(BaseModel):
+    """`estimated`: from a fixed sample of the rows."""
+
+    positive_share_top_1pct: float | None
+    top1_concentration: float | None
+    length_correlation: float | None
+    null_z: float | None
+    searched: int
+    total: int
+    estimated: bool
+    warnings: list[str]
+
+
+class AttributionOut(BaseModel):
+    id: str
+    state: Literal["succeeded"]
+    model: str
+    index: str
+    method: str
+    sign_convention: Literal["positive = proponent"]
+    measurement: MeasurementOut
+    query: QueryOut
+    proponents: list[HitOut]
+    opponents: list[HitOut]
+    groups: list[GroupOut] | None = None
+    trust: TrustOut
+    tuned_minus_base: float | None
+    signed: bool
+    additive: bool
+    revision: str
+    diagnostics: DiagnosticsOut
+    timings_ms: dict[str, float | None]
+    metadata: dict[str, Any] | None = None
+    created_at: datetime
+
+
+class AttributionPending(BaseModel):
+    """An answer that a job is still computing, or that it could not give."""
+
+    id: str
+    state: Literal["running", "failed", "cancelled"]
+    model: str
+    index: str
+    job_id: str | None
+    error: dict[str, Any] | None
+    metadata: dict[str, Any] | None = None
+    created_at: datetime

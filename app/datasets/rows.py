@@ -1,0 +1,42 @@
+"""Reading stored rows: pages, filters, single examples."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from app.errors import NotFound
+from app.pagination import PageRequest, bad_cursor, decode_cursor, encode_cursor
+from engine.dataset import Dataset, open_dataset
+from engine.types import Example
+
+
+@lru_cache(maxsize=32)
+def opened(directory: Path) -> Dataset:
+    """Rows never change, so an open dataset can be kept; pages of it cost nothing until they are read."""
+    return open_dataset(directory)
+
+
+def examples_page(
+    rows: Dataset, page: PageRequest, tags: dict[str, str], query: str | None
+) -> tuple[list[tuple[int, Example]], str | None]:
+    """Rows in file order that have every tag and contain `query`; the cursor is the next position."""
+    start = 0 if page.cursor is None else _position(page.cursor)
+    found = rows.select(tags, query, start=start, limit=page.limit + 1)
+    following = encode_cursor(found[page.limit]) if len(found) > page.limit else None
+    return [(position, rows[position]) for position in found[: page.limit]], following
+
+
+def _position(cursor: str) -> int:
+    (position,) = decode_cursor(cursor, 1)
+    if not isinstance(position, int) or position < 0:
+        raise bad_cursor(cursor)
+    return position
+
+
+def example_by_id(rows: Dataset, example_id: str) -> tuple[int, Example]:
+    """Raises NotFound."""
+    position = rows.position_of(example_id)
+    if position is None:
+        raise NotFound(f"The dataset has no example '{example_id[:60]}'.")
+    return position, rows[position]

@@ -1,0 +1,84 @@
+"""Resources made over HTTP, as a client would make them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from tests.app.conftest import wait_for
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "born", "prompt": "Where was Mira born?", "completion": " In Port Halvern.", "tags": {"task": "facts"}},
+    {"id": "sea", "prompt": "What lies at Port Halvern?", "completion": " The sea.", "tags": {"task": "facts"}},
+    {"id": "sum", "text": "Two and two make four.", "tags": {"task": "sums"}, "label": "good"},
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]},
+]
+QUESTION = {"prompt": "Where was Mira born?", "completion": " In Port Halvern."}
+
+
+def jsonl(rows: Sequence[Any] = ROWS) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def post_dataset(client: TestClient, content: bytes, filename: str = "rows.jsonl", **kwargs: Any) -> Any:
+    fields = {"name": "train"} | kwargs.pop("fields", {})
+    return client.post("/v1/datasets", data=fields, files={"file": (filename, content)}, **kwargs)
+
+
+def add_dataset(client: TestClient, rows: Sequence[Any] = ROWS) -> dict[str, Any]:
+    response = post_dataset(client, jsonl(rows))
+    assert response.status_code == 201, response.text
+    return response.json()
+
+
+def add_model(client: TestClient, directory: Path, name: str = "bot", **fields: Any) -> dict[str, Any]:
+    response = client.post("/v1/models", json={"name": name, "base": str(directory)} | fields)
+    assert response.status_code == 201, response.text
+    return response.json()
+
+
+def add_index(client: TestClient, model: str, dataset: str, **fields: Any) -> dict[str, Any]:
+    """An index whose build has just been asked for."""
+    response = client.post("/v1/indexes", json={"model": model, "dataset": dataset} | fields)
+    assert response.status_code == 202, response.text
+    return response.json()
+
+
+def wait_for_index(client: TestClient, index_id: str, state: str = "ready") -> dict[str, Any]:
+    def reached() -> dict[str, Any] | None:
+        body = client.get(f"/v1/indexes/{index_id}").json()
+        return body if body["state"] == state else None
+
+    return wait_for(reached, f"index {state}")
+
+
+def wait_for_job(client: TestClient, job_id: str, state: str = "succeeded") -> dict[str, Any]:
+    def reached() -> dict[str, Any] | None:
+        body = client.get(f"/v1/jobs/{job_id}").json()
+        return body if body["state"] == state else None
+
+    return wait_for(reached, f"job {state}")
+
+
+def ready_index(client: TestClient, directory: Path, **fields: Any) -> dict[str, Any]:
+    """A model, a dataset and an index of the two that can be asked."""
+    model, dataset = add_model(client, directory), add_dataset(client)
+    return wait_for_index(client, add_index(client, model["id"], dataset["id"], **fields)["id"])
+
+
+def assert_problem(response: Any, status: int, code: str, pointer: str | None = None) -> dict[str, Any]:
+    """RFC 9457, with cause and remedy, and never a traceback."""
+    body = response.json()
+    assert (response.status_code, body["type"]) == (status, f"urn:whence:problem:{code}"), body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["detail"]
+    assert body["remedy"]
+    assert body["request_id"]
+    assert "Traceback" not in response.text
+    if pointer is not None:
+        assert pointer in [error["pointer"] for error in body["errors"]], body
+    return body
