@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
+from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from starlette.datastructures import FormData
+
+from app.storage import full_disk_is_named
 
 
 class RequestBody(BaseModel):
@@ -35,6 +39,12 @@ Name = Annotated[PlainText, StringConstraints(min_length=1, max_length=200, stri
 PathText = Annotated[PlainText, StringConstraints(min_length=1, max_length=4096)]
 
 
+async def read_form(request: Request) -> FormData:
+    """The multipart body; read once, however often it is asked for. Uploads are spooled to the temporary directory."""
+    with full_disk_is_named():
+        return await request.form(max_files=1, max_fields=8)
+
+
 class FieldProblem(BaseModel):
     pointer: str
     message: str
@@ -56,10 +66,12 @@ class Problem(BaseModel):
 
 
 _MEANINGS = {
+    400: "The body cannot be read",
     403: "Not allowed",
     404: "No such resource",
     409: "The state of things forbids it",
     413: "The body is too large",
+    415: "The body is of a kind that this route does not take",
     422: "The request asks for something impossible",
     429: "Too many queries are waiting; see Retry-After",
     503: "The engine or the database is not available",
@@ -67,6 +79,9 @@ _MEANINGS = {
 }
 
 
+_PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: the problems it can answer with."""
-    return {status: {"model": Problem, "description": _MEANINGS[status]} for status in statuses}
+    return {status: {"description": _MEANINGS[status], "content": _PROBLEM_CONTENT} for status in statuses}

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from app.bodies import read_form
 from app.dependencies import Services, tenant_of
 from app.errors import Conflict, InvalidRequest
 from app.tables import IdempotencyKeyRow, utc_now
@@ -88,7 +89,7 @@ async def _body_hash(request: Request) -> str:
     """Of the JSON's bytes; of a form, what it carries: the boundary differs from try to try."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         return hashlib.sha256(await request.body()).hexdigest()
-    return await run_in_threadpool(_form_hash, await request.form())
+    return await run_in_threadpool(_form_hash, await read_form(request))
 
 
 def _form_hash(form: FormData) -> str:

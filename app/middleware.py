@@ -106,7 +106,8 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         limit = self._limit(headers)
-        if int(headers.get("content-length") or 0) > limit:
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
             await _refuse(limit, scope, receive, send)
             return
         await self.app(scope, _counted(receive, limit), send)

@@ -44,11 +44,10 @@ class PathPolicy:
             raise UriSchemeNotAllowed(f"'{scheme[1]}:' URIs are not allowed on this server.", pointer=pointer)
         try:
             candidates = [path.resolve() for path in self._candidates(value)]
-            inside = [path for path in candidates if self._allowed(path)]
-            existing = [path for path in inside if path.exists()]
+            existing = [path for path in candidates if self._allowed(path) and path.exists()]
         except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL character
             return None
-        if not inside:
+        if not existing and not all(map(self._allowed, candidates)):
             raise PathOutsideRoots(f"'{value}' does not lie below an allowed directory.", pointer=pointer)
         return existing[0] if existing else None
 

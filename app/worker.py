@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.database import Database
@@ -29,6 +30,25 @@ log = structlog.get_logger("whence.worker")
 
 LONG_KINDS = ("index.build",)
 STOP_SECONDS = 10.0
+ERROR_SECONDS = 5.0  # a database that is away, or not migrated yet, is not asked in a hurry
+
+
+class News:
+    """Wakes every waiting thread. Each compares with what it had seen before it last looked for work:
+    with a plain Event, one thread's clear() could swallow what another was about to wait for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changed = threading.Condition()
+
+    def tell(self) -> None:
+        with self._changed:
+            self.count += 1
+            self._changed.notify_all()
+
+    def wait_beyond(self, seen: int, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self.count != seen, timeout=seconds)
 
 
 class Worker:
@@ -42,7 +62,7 @@ class Worker:
         self.lease = timedelta(seconds=settings.lease_seconds)
         self._attempts: dict[str, Attempt] = {}
         self._lock = threading.Lock()
-        self._news = threading.Event()
+        self._news = News()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         event.listen(database.writers, "after_commit", self._committed)
@@ -65,7 +85,7 @@ class Worker:
     def stop(self) -> None:
         """Asks every attempt to stop at its next checkpoint; its job goes back to the queue."""
         self._stopping.set()
-        self._news.set()
+        self._news.tell()
         for attempt in self._running():
             attempt.release()
         deadline = time.monotonic() + STOP_SECONDS
@@ -126,20 +146,25 @@ class Worker:
                     self._attempts.pop(job.id, None)
 
     def _serve(self, excluding: Sequence[str]) -> None:
-        while not self._stopping.is_set():
+        while True:
+            seen = self._news.count
+            if self._stopping.is_set():
+                return
             try:
-                worked = self.run_next(excluding)
+                pause = 0.0 if self.run_next(excluding) else self.settings.poll_seconds
+            except SQLAlchemyError as error:
+                log.warning("the queue cannot be read", cause=str(error).splitlines()[0])
+                pause = ERROR_SECONDS
             except Exception:
                 log.exception("job thread met an error")
-                worked = False
-            if not worked:
-                self._news.wait(self.settings.poll_seconds)
-                self._news.clear()
+                pause = ERROR_SECONDS
+            if pause:
+                self._news.wait_beyond(seen, pause)
 
     def _committed(self, session: Session) -> None:
         """A job queued by this process starts at once, not at the next poll."""
         if session.info.pop(JOBS_QUEUED, False):
-            self._news.set()
+            self._news.tell()
 
     def _beat(self) -> None:
         while not self._stopping.wait(self.settings.beat_seconds):

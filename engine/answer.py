@@ -76,7 +76,9 @@ def _begin(index: OpenIndex, query: Query, options: AskOptions) -> Ask:
     method = get_method(options.method or index.plan.method.name)
     if method.name not in index.plan.serves:
         served = ", ".join(index.plan.serves)
-        raise MethodNotServed(f"This index cannot serve {method.name!r}; it serves {served}.", serves=list(index.plan.serves))
+        raise MethodNotServed(
+            f"This index cannot serve {method.name!r}; it serves {served}.", serves=list(index.plan.serves)
+        )
     ask = Ask(query, options, method)
     if ask.options.normalize is None:
         ask.options = replace(options, normalize=getattr(index.plan.method_options, "normalize", "none"))

@@ -114,9 +114,7 @@ class _Build:
                 self.store.write_shard(number, vectors_ND, self_NC, lengths_N)
 
     def finish(self) -> IndexInfo:
-        manifest = self.store.finish(
-            timings_s=self.store.manifest.timings_s | self.timings, warnings=self._warnings()
-        )
+        manifest = self.store.finish(timings_s=self.store.manifest.timings_s | self.timings, warnings=self._warnings())
         self._tick(self._total() - self.done, "finish")
         return index_info(self.store, manifest)
 
@@ -149,7 +147,9 @@ class _Build:
         chosen = calibration_rows(self.rows.keys, _SCALE_ROWS)
         largest: list[np.ndarray] = []
         for features in self.features:
-            parts = [features.finish(features.compute(capture, b.padded))[0].abs().amax(0) for b in self._batches(chosen)]
+            parts = [
+                features.finish(features.compute(capture, b.padded))[0].abs().amax(0) for b in self._batches(chosen)
+            ]
             largest.append(torch.stack(parts).amax(0).cpu().numpy())
         largest_D = np.concatenate(largest)
         return [block_scale(float(largest_D[b.offset : b.stop].max())) for b in self.store.manifest.blocks]
@@ -202,10 +202,16 @@ class _Build:
         warnings = list(self.model.warnings)
         if self.rows.truncated:
             warnings.append(f"{self.rows.truncated} rows were longer than the limit and were cut on the right")
+        if self.rows.boundary_mismatches:
+            warnings.append(
+                f"in {self.rows.boundary_mismatches} rows prompt and completion merge into one token at their border: "
+                "training masked by length there, and so do the gradients"
+            )
         coverage = self.model.coverage(self.plan.tracked)
         if self.plan.tracked and coverage.share < 1:
             warnings.append(
-                f"{coverage.share:.1%} of the trained parameters are attributed; {len(coverage.untracked)} modules are not"
+                f"{coverage.share:.1%} of the trained parameters are attributed; "
+                f"{len(coverage.untracked)} modules are not"
             )
         silent = [f.state for f in self.features if _all_zero(f)]
         if silent:
@@ -294,7 +300,10 @@ def _statistics_dtype(model: LoadedModel) -> torch.dtype:
 
 
 def _all_zero(features: GradientFeatures) -> bool:
-    return any(_is_zero(getattr(s, "scale_OI", None)) or _is_zero(getattr(s, "left_PO", None)) for s in features.sketches.values())
+    return any(
+        _is_zero(getattr(s, "scale_OI", None)) or _is_zero(getattr(s, "left_PO", None))
+        for s in features.sketches.values()
+    )
 
 
 def _is_zero(tensor: torch.Tensor | None) -> bool:

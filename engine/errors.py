@@ -1,35 +1,35 @@
 """Every way the engine can refuse, with its cause and its remedy.
 
-    EngineError
-    ├── InputError                    the caller can mend it
-    │   ├── ModelError
-    │   │   ├── ModelPathNotFound     no such directory
-    │   │   ├── NotAModel             a directory, but no config.json / safetensors / tokenizer in it
-    │   │   ├── UnsafeWeights         weights in pickle form
-    │   │   ├── AdapterBaseMismatch   adapter tuned on another base
-    │   │   └── UnsupportedModel      architecture, quantisation or adapter kind not handled
-    │   ├── DatasetError
-    │   │   ├── DatasetPathNotFound   no such file
-    │   │   ├── UnsupportedFormat     not JSONL, JSON, CSV or Parquet
-    │   │   ├── EmptyDataset          no rows
-    │   │   ├── MalformedRow          names the line
-    │   │   ├── DuplicateExampleId    names both rows
-    │   │   └── EmptyCompletion       names the row
-    │   ├── NoLossToken               a row (or query) with no target to predict
-    │   ├── ContextOverflow           a query longer than the model's context
-    │   ├── InvalidQuery              a query that is not well formed (span, contrast, …)
-    │   ├── UnknownMethod             names the nearest method
-    │   ├── InvalidOption             unknown option (names the nearest) or a value out of range
-    │   ├── MissingNeed               the method needs checkpoints, Adam state, a recipe, …
-    │   └── MethodNotServed           this index cannot serve that method; lists those it can
-    ├── FingerprintMismatch           index and model (tokenizer, template, projection, dataset) differ
-    ├── NonFiniteGradient             NaN or Inf in a gradient
-    ├── IndexUnavailable              not built, or not complete, on disk
-    ├── CorruptIndex                  a checksum failed; names the file
-    ├── StorageFull                   the disk is full; what was finished is kept
-    ├── QueueFull                     the bounded lane is full; retry after `retry_after_s`
-    ├── EngineUnavailable             the `engine` extra (torch, …) is not installed
-    └── Cancelled                     the caller's checkpoint() asked to stop
+EngineError
+├── InputError                    the caller can mend it
+│   ├── ModelError
+│   │   ├── ModelPathNotFound     no such directory
+│   │   ├── NotAModel             a directory, but no config.json / safetensors / tokenizer in it
+│   │   ├── UnsafeWeights         weights in pickle form
+│   │   ├── AdapterBaseMismatch   adapter tuned on another base
+│   │   └── UnsupportedModel      architecture, quantisation or adapter kind not handled
+│   ├── DatasetError
+│   │   ├── DatasetPathNotFound   no such file
+│   │   ├── UnsupportedFormat     not JSONL, JSON, CSV or Parquet
+│   │   ├── EmptyDataset          no rows
+│   │   ├── MalformedRow          names the line
+│   │   ├── DuplicateExampleId    names both rows
+│   │   └── EmptyCompletion       names the row
+│   ├── NoLossToken               a row (or query) with no target to predict
+│   ├── ContextOverflow           a query longer than the model's context
+│   ├── InvalidQuery              a query that is not well formed (span, contrast, …)
+│   ├── UnknownMethod             names the nearest method
+│   ├── InvalidOption             unknown option (names the nearest) or a value out of range
+│   ├── MissingNeed               the method needs checkpoints, Adam state, a recipe, …
+│   └── MethodNotServed           this index cannot serve that method; lists those it can
+├── FingerprintMismatch           index and model (tokenizer, template, projection, dataset) differ
+├── NonFiniteGradient             NaN or Inf in a gradient
+├── IndexUnavailable              not built, or not complete, on disk
+├── CorruptIndex                  a checksum failed; names the file
+├── StorageFull                   the disk is full; what was finished is kept
+├── QueueFull                     the bounded lane is full; retry after `retry_after_s`
+├── EngineUnavailable             the `engine` extra (torch, …) is not installed
+└── Cancelled                     the caller's checkpoint() asked to stop
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class EngineError(Exception):
     title: ClassVar[str] = "Engine error"
     remedy: str = "See the server's log for this request id."
 
-    def __init__(self, detail: str, *, remedy: str | None = None, pointer: str | None = None, **context: object) -> None:
+    def __init__(
+        self, detail: str, *, remedy: str | None = None, pointer: str | None = None, **context: object
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.remedy = remedy or type(self).remedy
@@ -68,7 +70,10 @@ class ModelPathNotFound(ModelError):
 
 class NotAModel(ModelError):
     code, title = "not-a-model", "Not a model directory"
-    remedy = "Point to a Hugging Face directory: config.json, *.safetensors and tokenizer files (adapters: adapter_config.json)."
+    remedy = (
+        "Point to a Hugging Face directory: config.json, *.safetensors and tokenizer files "
+        "(adapters: adapter_config.json)."
+    )
 
 
 class UnsafeWeights(ModelError):

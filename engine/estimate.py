@@ -64,6 +64,7 @@ def _seconds_per_row(model: LoadedModel, plan: Plan, sample: list[Encoded]) -> f
     )
     features = GradientFeatures(model, len(model.states) - 1, tracked, sketches, unit_norm=False)
     batcher = Batcher(model, plan.options.token_budget, plan.max_batch_rows)
+    elapsed = 0.0
     with GradientCapture(model, tracked) as capture:
         for _ in range(2):
             started = time.perf_counter()

@@ -57,9 +57,7 @@ def query_position_shares(
     return shares_KT
 
 
-def train_position_shares(
-    index: OpenIndex, encoded: Encoded, weight: float, query: QueryVector
-) -> np.ndarray:
+def train_position_shares(index: OpenIndex, encoded: Encoded, weight: float, query: QueryVector) -> np.ndarray:
     """float64 [T]: what each position of one training row adds to its own score."""
     shares_T = np.zeros(len(encoded.ids))
     for number, features in enumerate(index.features):

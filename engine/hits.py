@@ -88,9 +88,7 @@ def _with_tokens(index: OpenIndex, ask: Ask, hits: list[Hit], rows_KD: np.ndarra
     return described
 
 
-def _along_row(
-    index: OpenIndex, query: QueryVector, position: int
-) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+def _along_row(index: OpenIndex, query: QueryVector, position: int) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
     encoder = index.model.encoder(index.plan.options.max_length)
     encoded = encoder.encode(index.dataset[position])
     tokens = tuple(encoder.token_texts(encoded))

@@ -64,7 +64,12 @@ class Lane:
     """max_queue: queries that may wait. max_batch: queries answered in one pass. max_models: models kept resident."""
 
     def __init__(
-        self, device: str = "cpu", threads: int | None = None, max_queue: int = 64, max_batch: int = 8, max_models: int = 2
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        max_queue: int = 64,
+        max_batch: int = 8,
+        max_models: int = 2,
     ) -> None:
         self.device = device
         self._threads = threads or (1 if device == "cpu" else None)

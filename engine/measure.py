@@ -77,7 +77,9 @@ def measure_with_gradients(index: OpenIndex, questions: Sequence[Question]) -> t
         measure_tuned(index, sequences)
     queries = [
         QueryVector(vector_D, factor_C, self_C)
-        for vector_D, factor_C, self_C in zip(np.hstack(vectors), np.stack(factors, 1), np.stack(selves, 1), strict=True)
+        for vector_D, factor_C, self_C in zip(
+            np.hstack(vectors), np.stack(factors, 1), np.stack(selves, 1), strict=True
+        )
     ]
     return queries, _measured(index, sequences)
 
@@ -133,6 +135,8 @@ def _measured(index: OpenIndex, sequences: _Sequences) -> list[Measured]:
     base_Q = None if base_S is None else sequences.signed_sum(base_S)
     first = {owner: slot for slot, owner in reversed(list(enumerate(sequences.owner)))}
     return [
-        Measured(float(tuned_Q[q]), None if base_Q is None else float(base_Q[q]), float(sequences.probability_S[first[q]]))
+        Measured(
+            float(tuned_Q[q]), None if base_Q is None else float(base_Q[q]), float(sequences.probability_S[first[q]])
+        )
         for q in range(sequences.queries)
     ]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -175,7 +176,8 @@ class LoadedModel:
 
         tracked = modules.find_tracked(self.module, lora=self.lora, patterns=None)
         handles = [
-            self.module.get_submodule(module.path).register_forward_pre_hook(remember(module.path)) for module in tracked
+            self.module.get_submodule(module.path).register_forward_pre_hook(remember(module.path))
+            for module in tracked
         ]
         try:
             self.module(input_ids=torch.zeros(1, 4, dtype=torch.long, device=self.device), use_cache=False)
@@ -237,7 +239,7 @@ def _load_dense(path: Path, config: ModelConfig) -> nn.Module:
     if config.quantization is not None:
         raise UnsupportedModel("Quantised bases are not supported yet.", remedy="Leave `quantization` out.")
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=_DTYPES[config.dtype],
             trust_remote_code=False,
@@ -245,8 +247,9 @@ def _load_dense(path: Path, config: ModelConfig) -> nn.Module:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise NotAModel(f"{path} cannot be loaded as a causal language model: {_first_line(error)}") from None
+    module, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise NotAModel(f"{path} lacks weights: {missing[0]} and {len(missing) - 1} more.")
@@ -265,18 +268,20 @@ def _dense_states(
     for path in checkpoints:
         tensors = dict(_load_dense(path, config).named_parameters())
         if {n: p.shape for n, p in tensors.items()} != {n: p.shape for n, p in snapshot.tensors.items()}:
-            raise UnsupportedModel(f"Checkpoint {path} is not a fine-tune of {base}: its parameters differ in name or shape.")
+            raise UnsupportedModel(
+                f"Checkpoint {path} is not a fine-tune of {base}: its parameters differ in name or shape."
+            )
         states.append(State(path.name, directory_fingerprint(path), {n: p.detach() for n, p in tensors.items()}))
     return snapshot, _unique_labels(states)
 
 
-def _load_lora(
-    config: ModelConfig, base: Path, adapters: list[Path]
-) -> tuple[nn.Module, list[State], tuple[str, ...]]:
+def _load_lora(config: ModelConfig, base: Path, adapters: list[Path]) -> tuple[nn.Module, list[State], tuple[str, ...]]:
     _check_adapter_configs(adapters)
     module = _load_dense(base, config)
     try:
         peft = PeftModel.from_pretrained(module, str(adapters[-1]), is_trainable=False, autocast_adapter_dtype=False)
+    except SafetensorError as error:
+        raise NotAModel(f"{adapters[-1]} cannot be loaded: {_first_line(error)}") from None
     except (ValueError, RuntimeError, KeyError) as error:
         raise AdapterBaseMismatch(f"{adapters[-1]} does not fit {base}: {_first_line(error)}") from None
     states = [_adapter_state(peft, path, config) for path in adapters]
@@ -303,12 +308,16 @@ def _comparable(value: object) -> object:
 def _adapter_state(peft: PeftModel, path: Path, config: ModelConfig) -> State:
     try:
         result = set_peft_model_state_dict(peft, load_peft_weights(str(path), device="cpu"))
+    except SafetensorError as error:
+        raise NotAModel(f"{path} cannot be loaded: {_first_line(error)}") from None
     except (RuntimeError, ValueError, KeyError) as error:
         raise AdapterBaseMismatch(f"{path} does not fit {config.base}: {_first_line(error)}") from None
     missing = [key for key in result.missing_keys if modules.is_adapter_part(key)]
     if missing or result.unexpected_keys:
         names = [*missing, *result.unexpected_keys]
-        raise AdapterBaseMismatch(f"{path} does not fit {config.base}: {names[0]} has no counterpart ({len(names)} in all).")
+        raise AdapterBaseMismatch(
+            f"{path} does not fit {config.base}: {names[0]} has no counterpart ({len(names)} in all)."
+        )
     dtype = _DTYPES[config.dtype]
     tensors = {
         name: parameter.detach().to(dtype, copy=True)

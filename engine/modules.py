@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -125,7 +124,9 @@ def input_identity(a: Tensor) -> tuple[object, ...]:
 def coverage(model: nn.Module, tracked: Iterable[TrackedModule], *, lora: bool) -> Coverage:
     """Share of the trained parameters whose gradient is attributed; every other trained parameter is named."""
     trained = {name: p for name, p in model.named_parameters() if not lora or is_adapter_part(name)}
-    covered = {f"{module.path}.weight" for module in tracked} | {f"{module.path}.bias" for module in tracked if module.bias}
+    covered = {f"{module.path}.weight" for module in tracked} | {
+        f"{module.path}.bias" for module in tracked if module.bias
+    }
     missed: dict[str, int] = {}
     for name, parameter in trained.items():
         if name not in covered:

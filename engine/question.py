@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -65,8 +66,8 @@ def prepare(model: LoadedModel, max_length: int | None, query: Query) -> Questio
 def _with_completion(model: LoadedModel, encoder: TextEncoder, query: Query) -> tuple[Query, bool | None]:
     """The query with its completion spelled out, and whether EOS ends it (None = as in training rows)."""
     messages, completion = query.messages, query.completion
-    if messages and messages[-1].role == "assistant" and completion is None and query.generate is None:
-        return replace(query, messages=messages[:-1], completion=messages[-1].content), None
+    if completion is None and query.generate is None and (turn := _last_answer(messages or ())) is not None:
+        return replace(query, messages=(messages or ())[:turn], completion=(messages or ())[turn].content), None
     if completion is not None:
         return query, None
     if query.generate is None:
@@ -74,6 +75,11 @@ def _with_completion(model: LoadedModel, encoder: TextEncoder, query: Query) -> 
     prompt_ids = encoder.encode_prompt(prompt=query.prompt, messages=messages)
     text, ended = generate(model, prompt_ids, query.generate)
     return replace(query, completion=text), ended
+
+
+def _last_answer(messages: Sequence[Message]) -> int | None:
+    """The place of the last assistant turn; what follows it is not part of the question."""
+    return next((i for i in reversed(range(len(messages))) if messages[i].role == "assistant"), None)
 
 
 @torch.no_grad()
@@ -87,7 +93,9 @@ def generate(model: LoadedModel, prompt_ids: Sequence[int], options: Generate) -
         )
     model.use(-1)
     ids_1T = torch.tensor([list(prompt_ids)], device=model.device)
-    sampling = {"do_sample": True, "temperature": options.temperature} if options.temperature > 0 else {"do_sample": False}
+    sampling = (
+        {"do_sample": True, "temperature": options.temperature} if options.temperature > 0 else {"do_sample": False}
+    )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         output_1T = model.module.generate(  # type: ignore[operator]
@@ -99,7 +107,9 @@ def generate(model: LoadedModel, prompt_ids: Sequence[int], options: Generate) -
         )
     new_ids = output_1T[0, len(prompt_ids) :].tolist()
     ended = bool(new_ids) and new_ids[-1] == model.tokenizer.eos_token_id
-    text = model.tokenizer.decode(new_ids, skip_special_tokens=True)
+    # Decoded behind the prompt: on its own, a Llama-style tokenizer would drop the answer's leading space.
+    before = model.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)
+    text = model.tokenizer.decode([*prompt_ids, *new_ids], skip_special_tokens=True)[len(before) :]
     if not text:
         raise InvalidQuery("The model generated nothing to explain.", remedy="Give a completion, or another prompt.")
     return text, ended

@@ -29,6 +29,10 @@ class EncodedRows:
     def truncated(self) -> int:
         return sum(row.truncated for row in self.rows)
 
+    @property
+    def boundary_mismatches(self) -> int:
+        return sum(row.boundary_mismatch for row in self.rows)
+
     @cached_property
     def keys(self) -> list[str]:
         """Position → content key: equal rows have equal ones."""
@@ -61,7 +65,9 @@ class Batcher:
     token_budget: int
     max_rows: int | None = None
 
-    def batches(self, encoded: Sequence[Encoded], weights: Sequence[float], positions: Sequence[int]) -> Iterator[Batch]:
+    def batches(
+        self, encoded: Sequence[Encoded], weights: Sequence[float], positions: Sequence[int]
+    ) -> Iterator[Batch]:
         """Every row once; `Batch.slots` say where in `encoded` its rows came from."""
         pad = self.model.pad_id
         dtype = torch.promote_types(self.model.dtype, torch.float32)

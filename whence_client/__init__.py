@@ -19,7 +19,19 @@ from whence_client.errors import (
 from whence_client.problem import Problem
 from whence_client.retry import RetryPolicy
 from whence_client.sync import Whence
-from whence_client.types import Attribution, Dataset, Example, Hit, Index, Job, JobProgress, Method, Model, Page
+from whence_client.types import (
+    Attribution,
+    Dataset,
+    Example,
+    Hit,
+    Index,
+    Job,
+    JobProgress,
+    Method,
+    Model,
+    Page,
+    PendingAttribution,
+)
 
 __all__ = [
     "APIError",
@@ -39,6 +51,7 @@ __all__ = [
     "Model",
     "NotFound",
     "Page",
+    "PendingAttribution",
     "Problem",
     "RateLimited",
     "RetryPolicy",

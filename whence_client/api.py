@@ -100,6 +100,7 @@ class Jobs(Group[Kind]):
     events = Endpoint(jobs.events)
     cancel = Endpoint(jobs.cancel)
     resume = Endpoint(jobs.resume)
+    delete = Endpoint(jobs.delete)
     wait = Endpoint(jobs.wait)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from whence_client.errors import WhenceError
 from whence_client.problem import Problem
@@ -51,6 +51,7 @@ class Dataset(Resource):
     rows: int | None = None
     sha256: str | None = None
     format: str | None = None
+    error: Problem | None = None
     warnings: list[str] = []
     created_at: datetime | None = None
 
@@ -82,8 +83,13 @@ class Index(Resource):
     name: str | None = None
     method: str
     state: str
+    serves: list[str] = []
     rows: int | None = None
+    dims: int | None = None
     bytes: int | None = None
+    sketched: bool | None = None
+    error: Problem | None = None
+    revision: str | None = None
     coverage: dict[str, Any] | float | None = None
     warnings: list[str] = []
     fingerprints: dict[str, Any] | None = None
@@ -102,17 +108,22 @@ class IndexEstimate(Resource):
 
 
 class SelfInfluence(Resource):
+    """One row and its score against itself."""
+
+    rank: int | None = None
     example_id: str
-    score: float
     position: int | None = None
+    score: float
     prompt: str | None = None
     completion: str | None = None
     text: str | None = None
+    tags: dict[str, Any] = {}
+    label: str | None = None
 
 
 class Measurement(Resource):
     kind: str
-    value: float
+    value: float | None
     tokens: int
 
 
@@ -144,6 +155,8 @@ class Hit(Resource):
     completion: str | None = None
     text: str | None = None
     tags: dict[str, Any] = {}
+    label: str | None = None
+    position: int | None = None
     position_shares: list[float] | None = None
     query_token_scores: list[float] | None = None
     module_scores: dict[str, float] | None = None
@@ -183,6 +196,7 @@ class Attribution(Resource):
     """A stored answer. `tuned_minus_base` ≤ 0: fine-tuning did not raise this output."""
 
     id: str
+    state: str = "succeeded"
     model: str
     index: str
     method: str
@@ -201,6 +215,23 @@ class Attribution(Resource):
     timings_ms: dict[str, float] = {}
     metadata: dict[str, Any] | None = None
     created_at: datetime | None = None
+
+
+class PendingAttribution(Resource):
+    """A question without an answer: `state` is running (see `job_id`), failed (see `error`) or cancelled."""
+
+    id: str
+    state: str
+    model: str
+    index: str
+    job_id: str | None = None
+    error: Problem | None = None
+    metadata: dict[str, Any] | None = None
+    created_at: datetime | None = None
+
+
+# Tried in this order: whatever has an answer is an Attribution.
+AnyAttribution = Annotated[Attribution | PendingAttribution, Field(union_mode="left_to_right")]
 
 
 class Method(Resource):
@@ -235,6 +266,7 @@ class JobEvent(Resource):
     seq: int
     kind: str
     data: dict[str, Any] = {}
+    at: datetime | None = None
 
 
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
@@ -244,6 +276,7 @@ class Job(Resource):
     id: str
     kind: str
     state: str
+    resource_id: str | None = None
     progress: JobProgress | None = None
     result: dict[str, Any] | None = None
     error: Problem | None = None

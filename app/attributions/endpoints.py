@@ -28,7 +28,7 @@ ACCEPTED = {202: {"model": AttributionPending, "description": "A job goes on wit
     operation_id="create_attribution",
     summary="Which training examples caused this output?",
     response_model=AttributionOut,
-    responses=ACCEPTED | problems(404, 409, 413, 422, 429, 503, 507),
+    responses=ACCEPTED | problems(400, 404, 409, 413, 422, 429, 503, 507),
 )
 async def create_attribution(
     body: AttributionCreate,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.bodies import JsonObject, PlainText, RequestBody
+from app.bodies import JsonObject, PlainText, Problem, RequestBody
 
 _EXAMPLE = {
     "model": "mdl_k5yqm2l7xw3c9ab4de6f",
@@ -172,6 +172,6 @@ class AttributionPending(BaseModel):
     model: str
     index: str
     job_id: str | None
-    error: dict[str, Any] | None
+    error: Problem | None
     metadata: dict[str, Any] | None = None
     created_at: datetime

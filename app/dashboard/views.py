@@ -74,7 +74,8 @@ class RecentView:
 def answer_view(body: dict[str, Any]) -> AnswerView:
     """`body`: an attribution as GET /v1/attributions/{id} gives it."""
     longest = max((abs(hit["score"] or 0.0) for hit in body["proponents"] + body["opponents"]), default=0.0)
-    trust, diagnostics = body["trust"], body["diagnostics"]
+    diagnostics: dict[str, Any] = body["diagnostics"]
+    trust: dict[str, str] = body["trust"]
     return AnswerView(
         id=body["id"],
         prompt=body["query"]["prompt"],

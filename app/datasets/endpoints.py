@@ -28,7 +28,8 @@ TAG_PREFIX = "tag."
     operation_id="create_dataset",
     summary="Upload or import a dataset",
     openapi_extra=CREATE_BODY,
-    responses={202: {"model": DatasetOut, "description": "Large: a job loads it"}} | problems(409, 413, 422, 503, 507),
+    responses={202: {"model": DatasetOut, "description": "Large: a job loads it"}}
+    | problems(400, 409, 413, 415, 422, 503, 507),
 )
 def create_dataset(body: DatasetBody, services: ServicesDep, tenant: Tenant, response: Response) -> DatasetOut:
     row = service.create_dataset(services, tenant, body)

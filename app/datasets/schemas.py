@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bodies import Name, PathText, RequestBody
+from app.bodies import Name, PathText, Problem, RequestBody
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 
@@ -33,7 +33,7 @@ class DatasetOut(BaseModel):
     format: str | None
     source: str | None
     warnings: list[str]
-    error: dict[str, Any] | None
+    error: Problem | None
     job_id: str | None
     created_at: datetime
 

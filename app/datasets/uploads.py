@@ -11,10 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from app.bodies import Name, RequestBody
+from app.bodies import Name, RequestBody, read_form
 from app.datasets.schemas import DatasetImport, Format
 from app.errors import AppError
-from app.storage import full_disk_is_named
 
 
 class UnsupportedMediaType(AppError):
@@ -42,8 +41,7 @@ async def dataset_body(request: Request) -> AsyncIterator[Upload | DatasetImport
     if kind == "application/json":
         yield _validated(DatasetImport, await _json(request))
     elif kind == "multipart/form-data":
-        with full_disk_is_named():  # uploads are spooled to the temporary directory
-            form = await request.form(max_files=1, max_fields=8)
+        form = await read_form(request)
         try:
             yield _upload(form)
         finally:

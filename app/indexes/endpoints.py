@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/indexes", tags=["indexes"], route_class=Idempoten
     status_code=202,
     operation_id="create_index",
     summary="Build an index (a job)",
-    responses=problems(404, 409, 413, 422, 503),
+    responses=problems(400, 404, 409, 413, 422, 503),
 )
 def create_index(body: IndexCreate, services: ServicesDep, tenant: Tenant, response: Response) -> IndexOut:
     row = service.create_index(services, tenant, body)
@@ -36,7 +36,7 @@ def create_index(body: IndexCreate, services: ServicesDep, tenant: Tenant, respo
     "/estimate",
     operation_id="estimate_index",
     summary="Time, memory and disk of a build, before they are spent",
-    responses=problems(404, 409, 413, 422, 503),
+    responses=problems(400, 404, 409, 413, 422, 503),
 )
 def estimate_index(body: IndexCreate, services: ServicesDep, tenant: Tenant) -> EstimateOut:
     return EstimateOut.model_validate(service.estimate_index(services, tenant, body))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bodies import Name, PathText, PlainText, RequestBody
+from app.bodies import Name, PathText, PlainText, Problem, RequestBody
 
 _EXAMPLE = {
     "model": "mdl_k5yqm2l7xw3c9ab4de6f",
@@ -54,7 +54,7 @@ class IndexOut(BaseModel):
     options: dict[str, Any]
     warnings: list[str]
     timings_s: dict[str, Any] | None
-    error: dict[str, Any] | None
+    error: Problem | None
     created_at: datetime
     ready_at: datetime | None
 

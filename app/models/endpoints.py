@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=IdempotentR
     status_code=201,
     operation_id="create_model",
     summary="Register a fine-tuned model",
-    responses=problems(409, 413, 422, 503, 507),
+    responses=problems(400, 409, 413, 422, 503, 507),
 )
 def create_model(body: ModelCreate, services: ServicesDep, tenant: Tenant, response: Response) -> ModelOut:
     row = register_model(services, tenant, body)

@@ -3,8 +3,8 @@
 Shapes: B examples, T positions, C target columns, V vocabulary, I/O a module's input/output width.
 
 The labels of a row depend on (seed, checkpoint, the row's own tokens) alone, so both passes see the same ones
-and the result depends neither on how rows were batched nor on their order. With the recipe's weight w on a row's loss, the sampled
-gradient carries √w: E[(√w Σ_t g_t)(·)ᵀ] = w Σ_t H_t is the curvature of the weighted loss.
+and the result depends neither on how rows were batched nor on their order. With the recipe's weight w on a
+row's loss, the sampled gradient carries √w: E[(√w Σ_t g_t)(·)ᵀ] = w Σ_t H_t is the weighted loss's curvature.
 """
 
 from __future__ import annotations
@@ -100,7 +100,11 @@ def calibration_rows(row_keys: Sequence[str], sample: int) -> list[int]:
 def statistics_to_arrays(statistics: Statistics, dtype: torch.dtype) -> dict[str, np.ndarray]:
     """Flat names for safetensors. Only what sketches are made from is kept: bases instead of sums where they stand."""
     arrays = {"counts": np.array([statistics.examples, statistics.positions], dtype=np.int64)}
-    parts = {"eigen": statistics.eigen, "inputs_basis": statistics.inputs_basis, "outputs_basis": statistics.outputs_basis}
+    parts = {
+        "eigen": statistics.eigen,
+        "inputs_basis": statistics.inputs_basis,
+        "outputs_basis": statistics.outputs_basis,
+    }
     if not statistics.eigen:
         parts = {"inputs": statistics.inputs, "outputs": statistics.outputs}
     for part, tensors in parts.items():
@@ -119,4 +123,3 @@ def statistics_from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
         if bar:
             parts[part][name] = torch.from_numpy(array)
     return Statistics(examples, positions, **parts)
-

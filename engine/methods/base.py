@@ -67,13 +67,17 @@ class Method:
         known = [field.name for field in dataclasses.fields(self.options)]
         for name in options:
             if name not in known:
-                raise InvalidOption(_unknown(f"option of method {self.name!r}", name, known), pointer=f"/options/{name}")
+                raise InvalidOption(
+                    _unknown(f"option of method {self.name!r}", name, known), pointer=f"/options/{name}"
+                )
         try:
             return TypeAdapter(self.options).validate_python(options)
         except ValidationError as error:
             first = error.errors()[0]
             where = "/".join(str(part) for part in first["loc"])
-            raise InvalidOption(f"Option {where!r} of method {self.name!r}: {first['msg']}.", pointer=f"/options/{where}") from None
+            raise InvalidOption(
+                f"Option {where!r} of method {self.name!r}: {first['msg']}.", pointer=f"/options/{where}"
+            ) from None
 
 
 @dataclass(frozen=True)

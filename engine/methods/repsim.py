@@ -23,7 +23,8 @@ REPSIM = register(
     RepresentationMethod(
         name="repsim",
         title="Representation similarity",
-        description="Cosine of the hidden state at the last prompt token (layer and pooling selectable), on the final checkpoint.",
+        description="Cosine of the hidden state at the last prompt token (layer and pooling selectable), "
+        "on the final checkpoint.",
         cost="one forward a row",
         source="Hanawa et al. 2021 (arXiv:2006.04528), §3.2 (cos on last-layer features)",
         options=RepSimOptions,

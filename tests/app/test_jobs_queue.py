@@ -113,10 +113,15 @@ def test_what_a_fenced_worker_wrote_is_rolled_back(database: Database) -> None:
     claim(database, "dead")
     change(database, job_id, lease_until=utc_now() - timedelta(seconds=1))
     claim(database, "heir")
-    with pytest.raises(Fenced), database.write() as session:
-        session.get_one(JobRow, job_id).result = {"from": "the dead"}
-        session.flush()
-        JobQueue(session, LEASE).hold(Fence(job_id, "dead", 1))
+
+    def write_late() -> None:
+        with database.write() as session:
+            session.get_one(JobRow, job_id).result = {"from": "the dead"}
+            session.flush()
+            JobQueue(session, LEASE).hold(Fence(job_id, "dead", 1))
+
+    with pytest.raises(Fenced):
+        write_late()
     with database.read() as session:
         assert session.get_one(JobRow, job_id).result is None
 
@@ -143,7 +148,11 @@ def test_expire_all_frees_what_runs_and_nothing_else(database: Database) -> None
 
 
 def test_an_enqueue_that_is_rolled_back_leaves_no_job(database: Database) -> None:
-    with pytest.raises(RuntimeError), database.write() as session:
-        JobsService(session, DEFAULT_TENANT).enqueue("index.build", {})
-        raise RuntimeError("the request failed")
+    def request() -> None:
+        with database.write() as session:
+            JobsService(session, DEFAULT_TENANT).enqueue("index.build", {})
+            raise RuntimeError("the request failed")
+
+    with pytest.raises(RuntimeError):
+        request()
     assert claim(database, "worker") is None

@@ -36,9 +36,12 @@ def test_a_question_is_sent_without_what_was_not_said(kind, script):
     assert answer.proponents[0].model_extra == {"new_field": 1}
 
 
+PENDING = {"id": "att_1", "state": "running", "model": "mdl_1", "index": "idx_1", "job_id": "job_1"}
+
+
 def test_a_question_that_became_a_job_is_waited_for(kind, script):
     server = script(
-        httpx.Response(202, json={"id": "att_1", "state": "running", "job_id": "job_1"}),
+        httpx.Response(202, json=PENDING),
         httpx.Response(200, json={"id": "job_1", "kind": "attribution", "state": "succeeded", "result": {}}),
         httpx.Response(200, json=ANSWER),
     )
@@ -48,10 +51,24 @@ def test_a_question_that_became_a_job_is_waited_for(kind, script):
 
 
 def test_submit_asks_for_a_job(kind, script):
-    accepted = httpx.Response(202, json={"id": "att_1", "state": "queued", "job_id": "job_1"})
-    server = script(accepted, httpx.Response(200, json={"id": "job_1", "kind": "attribution", "state": "queued"}))
-    assert kind.call(server, lambda c: c.attributions.submit("mdl_1", prompt="a", completion="b")).id == "job_1"
+    server = script(httpx.Response(202, json=PENDING))
+    pending = kind.call(server, lambda c: c.attributions.submit("mdl_1", prompt="a", completion="b"))
+    assert (pending.id, pending.job_id) == ("att_1", "job_1")
     assert server.requests[0].headers["Prefer"] == "respond-async"
+
+
+def test_submit_gives_an_answer_that_was_stored_already(kind, script):
+    answer = kind.call(
+        script(httpx.Response(200, json=ANSWER)), lambda c: c.attributions.submit("m", prompt="a", completion="b")
+    )
+    assert answer.proponents[0].example_id == "row-0"
+
+
+def test_a_list_holds_answers_and_pending_questions(kind, script):
+    server = script(httpx.Response(200, json={"data": [PENDING, ANSWER], "next_cursor": None}))
+    pending, answer = kind.call(server, lambda c: c.attributions.list(model="mdl_1")).data
+    assert isinstance(pending, wc.PendingAttribution)
+    assert isinstance(answer, wc.Attribution)
 
 
 def test_an_upload_streams_the_file_and_repeats_the_same_bytes(kind, tmp_path, no_sleep):

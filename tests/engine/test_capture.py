@@ -92,7 +92,9 @@ def test_hooks_equal_autograd_with_batch_size_one(model: LoadedModel) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    texts=st.lists(st.tuples(st.text("abc d", max_size=12), st.text("xyz ", min_size=1, max_size=12)), min_size=2, max_size=5),
+    texts=st.lists(
+        st.tuples(st.text("abc d", max_size=12), st.text("xyz ", min_size=1, max_size=12)), min_size=2, max_size=5
+    ),
     budget=st.integers(1, 120),
     order=st.randoms(use_true_random=False),
 )

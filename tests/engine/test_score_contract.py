@@ -396,7 +396,9 @@ def test_the_same_seed_in_another_process_gives_identical_bytes(tmp_path: Path) 
     assert config.checkpoints
     mine, theirs = digests(tmp_path / "mine"), digests(tmp_path / "theirs")
     assert mine == theirs and len(mine) == 3 * 2 + 3
-    assert IndexStore.open(tmp_path / "mine").manifest.revision == IndexStore.open(tmp_path / "theirs").manifest.revision
+    assert (
+        IndexStore.open(tmp_path / "mine").manifest.revision == IndexStore.open(tmp_path / "theirs").manifest.revision
+    )
 
 
 def build_again(root: Path, name: str) -> None:

@@ -121,6 +121,11 @@ def test_bos_that_the_text_already_brings_is_not_doubled(bos: str) -> None:
     assert brought.targets == plain.targets
 
 
+def test_a_text_that_repeats_bos_by_itself_is_left_as_it_is() -> None:
+    encoded = encoder(byte_level()).encode(Example(id="a", text="<s><s>The capital"))
+    assert encoded.ids[:2] == (1, 1)
+
+
 def test_bos_switches_do_not_move_the_targets() -> None:
     example = Example(id="a", prompt="The capital", completion=" is Tamsin")
     targets = {

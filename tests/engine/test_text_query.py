@@ -114,6 +114,13 @@ def test_a_query_may_fill_the_context_and_be_longer_than_a_row() -> None:
     assert len(made.encode(Example(id="a", text=PROMPT)).ids) == 6
 
 
+def test_a_prompt_that_fills_the_context_leaves_nothing_to_generate() -> None:
+    length = len(byte_level()(text=PROMPT)["input_ids"])
+    assert len(encoder(byte_level(), length + 1).encode_prompt(prompt=PROMPT)) == length
+    with pytest.raises(ContextOverflow):
+        encoder(byte_level(), length).encode_prompt(prompt=PROMPT)
+
+
 def test_the_prompt_for_generation_is_the_start_of_the_query() -> None:
     for tokenizer in TOKENIZERS.values():
         made = encoder(tokenizer)
@@ -157,3 +164,4 @@ def test_tokens_show_their_text_their_part_and_whether_they_are_explained() -> N
         (" Velora", "completion", True),
         ("</s>", "special", True),
     ]
+    assert [(t.start, t.end) for t in tokens] == [(0, 0), (0, 3), (3, 11), (0, 3), (3, 10), (10, 10)]

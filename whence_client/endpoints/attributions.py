@@ -9,11 +9,12 @@ from typing import Any, TypedDict, Unpack
 from whence_client.endpoints import jobs
 from whence_client.errors import UnexpectedResponse
 from whence_client.flow import Flow, send
-from whence_client.types import Attribution, Job, Page
+from whence_client.types import AnyAttribution, Attribution, Page, PendingAttribution
 from whence_client.wire import ask, discard, get, parse, post
 
 # Short enough for every proxy's patience; what takes longer becomes a job, which is then waited for.
 WAIT_S = 30
+_ANY: type[Attribution | PendingAttribution] = AnyAttribution  # type: ignore[assignment]  # an annotated union is no type
 
 
 class Question(TypedDict, total=False):
@@ -42,18 +43,20 @@ def create(model: str, **question: Unpack[Question]) -> Flow[Attribution]:
     response = yield from send(post("/v1/attributions", {"model": model, **question}, prefer=f"wait={WAIT_S}"))
     if response.status_code != 202:
         return parse(response, Attribution)
-    finished = yield from jobs.wait(_job_id(parse(response, dict[str, Any])))
-    return (yield from retrieve(_attribution_id(finished, parse(response, dict[str, Any]))))
+    pending = parse(response, PendingAttribution)
+    yield from jobs.wait(_job_id(pending))
+    return (yield from ask(get(f"/v1/attributions/{pending.id}"), Attribution))
 
 
-def submit(model: str, **question: Unpack[Question]) -> Flow[Job]:
-    """Ask as a job; when it is done, `attributions.retrieve(job.result["attribution_id"])`."""
-    response = yield from send(post("/v1/attributions", {"model": model, **question}, prefer="respond-async"))
-    return (yield from jobs.retrieve(_job_id(parse(response, dict[str, Any]))))
+def submit(model: str, **question: Unpack[Question]) -> Flow[Attribution | PendingAttribution]:
+    """Ask and do not wait: what comes back is pending, with its `job_id`, unless it was asked before."""
+    request = post("/v1/attributions", {"model": model, **question}, prefer="respond-async")
+    response = yield from send(request)
+    return parse(response, PendingAttribution if response.status_code == 202 else Attribution)
 
 
-def retrieve(attribution_id: str) -> Flow[Attribution]:
-    return ask(get(f"/v1/attributions/{attribution_id}"), Attribution)
+def retrieve(attribution_id: str) -> Flow[Attribution | PendingAttribution]:
+    return ask(get(f"/v1/attributions/{attribution_id}"), _ANY)
 
 
 def list_page(
@@ -63,11 +66,11 @@ def list_page(
     since: datetime | None = None,
     cursor: str | None = None,
     limit: int | None = None,
-) -> Flow[Page[Attribution]]:
+) -> Flow[Page[AnyAttribution]]:
     """One page, newest first."""
     after = None if since is None else since.isoformat()
     return ask(
-        get("/v1/attributions", model=model, index=index, since=after, cursor=cursor, limit=limit), Page[Attribution]
+        get("/v1/attributions", model=model, index=index, since=after, cursor=cursor, limit=limit), Page[AnyAttribution]
     )
 
 
@@ -75,15 +78,7 @@ def delete(attribution_id: str) -> Flow[None]:
     return discard(f"/v1/attributions/{attribution_id}")
 
 
-def _job_id(accepted: dict[str, Any]) -> str:
-    job_id = accepted.get("job_id")
-    if not isinstance(job_id, str):
-        raise UnexpectedResponse("The server accepted the question but named no job_id to wait for.")
-    return job_id
-
-
-def _attribution_id(finished: Job, accepted: dict[str, Any]) -> str:
-    found = (finished.result or {}).get("attribution_id") or accepted.get("id")
-    if not isinstance(found, str):
-        raise UnexpectedResponse(f"The job {finished.id} succeeded but names no attribution.")
-    return found
+def _job_id(pending: PendingAttribution) -> str:
+    if pending.job_id is None:
+        raise UnexpectedResponse("The server accepted the question but named no job to wait for.")
+    return pending.job_id

@@ -6,19 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from whence_client.endpoints.paging import collect
-from whence_client.flow import Flow
+from whence_client.flow import Flow, Request
 from whence_client.types import Job, JobEvent, JobProgress, Page
 from whence_client.waiting import Watch
-from whence_client.wire import ask, get, post
+from whence_client.wire import ask, discard, get, post
 
 
 def retrieve(job_id: str) -> Flow[Job]:
     return ask(get(f"/v1/jobs/{job_id}"), Job)
 
 
-def list_page(*, cursor: str | None = None, limit: int | None = None) -> Flow[Page[Job]]:
+def list_page(
+    *, kind: str | None = None, state: str | None = None, cursor: str | None = None, limit: int | None = None
+) -> Flow[Page[Job]]:
     """One page, newest first."""
-    return ask(get("/v1/jobs", cursor=cursor, limit=limit), Page[Job])
+    return ask(get("/v1/jobs", kind=kind, state=state, cursor=cursor, limit=limit), Page[Job])
 
 
 def list_all() -> Flow[list[Job]]:
@@ -26,9 +28,9 @@ def list_all() -> Flow[list[Job]]:
     return collect(list_page)
 
 
-def events(job_id: str) -> Flow[Page[JobEvent]]:
-    """What has happened so far."""
-    return ask(get(f"/v1/jobs/{job_id}/events"), Page[JobEvent])
+def events(job_id: str, *, cursor: str | None = None, limit: int | None = None) -> Flow[Page[JobEvent]]:
+    """What has happened so far, oldest first."""
+    return ask(get(f"/v1/jobs/{job_id}/events", cursor=cursor, limit=limit), Page[JobEvent])
 
 
 def cancel(job_id: str) -> Flow[Job]:
@@ -38,7 +40,13 @@ def cancel(job_id: str) -> Flow[Job]:
 
 def resume(job_id: str) -> Flow[Job]:
     """Let a failed or cancelled job go on from its last finished shard."""
-    return ask(post(f"/v1/jobs/{job_id}/resume"), Job)
+    # Without a key, so never repeated: a second one finds the job queued, which is a Conflict.
+    return ask(Request("POST", f"/v1/jobs/{job_id}/resume"), Job)
+
+
+def delete(job_id: str) -> Flow[None]:
+    """Forget an ended job and its events."""
+    return discard(f"/v1/jobs/{job_id}")
 
 
 def wait(

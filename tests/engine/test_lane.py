@@ -1,0 +1,203 @@
+"""The lane: one thread, queries before builds, a bounded queue, answers that do not depend on company."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
+from engine.errors import Cancelled, EmptyCompletion, InvalidQuery, ModelPathNotFound, QueueFull
+from engine.lane import Lane
+from engine.types import AskOptions, Attribution, Progress, Query
+from tests import factories
+
+
+class World:
+    def __init__(self, root: Path) -> None:
+        base = factories.llama(hidden=8, layers=1)
+        factories.save_base(root / "base", base)
+        paths = tuple(str(factories.save_adapter(root / f"epoch-{i}", base, i, r=2)) for i in (1, 2))
+        self.model = ModelConfig(str(root / "base"), checkpoints=paths, recipe=Recipe())
+        self.dataset = factories.dataset(root / "data", factories.sentences(20))
+        self.index = root / "index"
+        lane = Lane()
+        lane.build_index(self.model, self.dataset.path, IndexConfig("ekfac"), self.index, factories.ignore)
+        lane.close()
+
+    def ask(self, lane: Lane, row: int, **options: object) -> Future[Attribution]:
+        example = self.dataset[row]
+        query = Query(prompt=example.prompt, completion=example.completion)
+        return lane.submit_attribution(self.model, self.dataset.path, self.index, query, AskOptions(**options))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("lane"))
+
+
+@pytest.fixture
+def lane() -> Iterator[Lane]:
+    lane = Lane(max_queue=4, max_batch=3)
+    yield lane
+    lane.close()
+
+
+def test_describe_build_ask_and_self_influence(world: World, lane: Lane, tmp_path: Path) -> None:
+    info = lane.describe_model(world.model)
+    assert info.checkpoints == 2 and info.coverage.share == 1.0
+    estimate = lane.estimate_index(world.model, world.dataset.path, IndexConfig("kfac"))
+    assert estimate.rows == 20
+    built = lane.build_index(world.model, world.dataset.path, IndexConfig("kfac"), tmp_path / "i", factories.ignore)
+    assert built.method == "kfac" and built.rows == 20
+    answer = world.ask(lane, 3).result(30)
+    assert answer.proponents[0].example_id == "ex-3"
+    assert set(answer.timings_ms) == {"queue", "tokenize", "gradient", "search", "explain"}
+    strongest = lane.self_influence(world.dataset.path, world.index, "desc", 20)
+    assert [s.score for s in strongest] == sorted((s.score for s in strongest), reverse=True)
+    weakest = lane.self_influence(world.dataset.path, world.index, "asc", 3)
+    assert [s.example_id for s in weakest] == [s.example_id for s in strongest[::-1][:3]]
+
+
+def test_a_query_overtakes_a_build_and_both_are_right(world: World, lane: Lane, tmp_path: Path) -> None:
+    """A query asked in the middle of a build is answered before the build's next batch."""
+    alone = world.ask(lane, 5).result(30)
+    answers: list[Attribution] = []
+    after: list[int] = []
+
+    def checkpoint(progress: Progress) -> None:
+        if progress.phase in ("curvature", "sketch") and len(after) < 6:
+            if answers_pending:
+                answers.append(answers_pending.pop().result(0))  # already done: no wait
+            after.append(progress.done)
+            answers_pending.append(world.ask(lane, 5))
+
+    answers_pending: list[Future[Attribution]] = []
+    options = IndexOptions(token_budget=60)
+    config = IndexConfig("ekfac", options=options)
+    lane.build_index(world.model, world.dataset.path, config, tmp_path / "disturbed", checkpoint)
+    assert len(answers) >= 4
+    for answer in answers:
+        assert answer.proponents == alone.proponents
+    lane.build_index(world.model, world.dataset.path, config, tmp_path / "quiet", factories.ignore)
+    for file in ("shards/00000.faiss", "curvature/checkpoint-001.safetensors"):
+        assert (tmp_path / "disturbed" / file).read_bytes() == (tmp_path / "quiet" / file).read_bytes()
+
+
+class Blocked:
+    """Keeps the lane busy until released."""
+
+    def __init__(self, world: World, lane: Lane, path: Path) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+
+        def checkpoint(_progress: Progress) -> None:
+            self.entered.set()
+            self.release.wait(30)
+
+        def build() -> None:
+            lane.build_index(world.model, world.dataset.path, IndexConfig("graddot"), path, checkpoint)
+
+        self.thread = threading.Thread(target=build)
+        self.thread.start()
+        assert self.entered.wait(30)
+
+    def end(self) -> None:
+        self.release.set()
+        self.thread.join(30)
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(world: World, lane: Lane, tmp_path: Path) -> None:
+    blocked = Blocked(world, lane, tmp_path / "i")
+    futures = [world.ask(lane, row) for row in range(4)]
+    assert lane.status()["queue_depth"] == 4
+    with pytest.raises(QueueFull) as refusal:
+        world.ask(lane, 4)
+    assert refusal.value.retry_after_s >= 1
+    blocked.end()
+    assert [f.result(30).proponents[0].example_id for f in futures] == ["ex-0", "ex-1", "ex-2", "ex-3"]
+
+
+def test_waiting_queries_are_answered_together_and_one_bad_one_harms_no_other(
+    world: World, lane: Lane, tmp_path: Path
+) -> None:
+    alone = world.ask(lane, 2).result(30)
+    before = lane.status()["batches"]
+    blocked = Blocked(world, lane, tmp_path / "i")
+    good = world.ask(lane, 2)
+    bad = lane.submit_attribution(
+        world.model, world.dataset.path, world.index, Query(prompt="a", completion=""), AskOptions()
+    )
+    unknown = world.ask(lane, 6, group_by="nonsense")
+    blocked.end()
+    assert good.result(30).proponents[0].score == pytest.approx(alone.proponents[0].score, rel=1e-4)
+    with pytest.raises(EmptyCompletion):
+        bad.result(30)
+    with pytest.raises(InvalidQuery, match="nonsense"):
+        unknown.result(30)
+    assert lane.status()["batches"] == before + 1
+
+
+def test_a_cancelled_query_is_not_computed(world: World, lane: Lane, tmp_path: Path) -> None:
+    blocked = Blocked(world, lane, tmp_path / "i")
+    waiting = world.ask(lane, 0)
+    assert waiting.cancel()
+    blocked.end()
+    assert world.ask(lane, 1).result(30).proponents
+
+
+def test_errors_of_errands_reach_the_caller_and_the_lane_goes_on(world: World, lane: Lane) -> None:
+    with pytest.raises(ModelPathNotFound):
+        lane.describe_model(ModelConfig("nowhere"))
+    with pytest.raises(ModelPathNotFound):
+        lane.submit_attribution(
+            ModelConfig("nowhere"), world.dataset.path, world.index, Query(prompt="a", completion="b"), AskOptions()
+        ).result(30)
+    assert world.ask(lane, 1).result(30).proponents
+
+
+def test_models_are_kept_within_the_limit(world: World, tmp_path: Path) -> None:
+    lane = Lane(max_models=1)
+    try:
+        world.ask(lane, 1).result(30)
+        lane.describe_model(replace(world.model, checkpoints=world.model.checkpoints[:1]))
+        assert lane.status()["models_loaded"] == 1
+        assert world.ask(lane, 1).result(30).proponents[0].example_id == "ex-1"
+    finally:
+        lane.close()
+
+
+def test_closing_ends_a_build_between_batches_and_fails_what_waits(world: World, tmp_path: Path) -> None:
+    lane = Lane()
+    blocked: list[BaseException] = []
+    entered, release = threading.Event(), threading.Event()
+
+    def checkpoint(_progress: Progress) -> None:
+        entered.set()
+        release.wait(30)
+
+    def build() -> None:
+        try:
+            lane.build_index(world.model, world.dataset.path, IndexConfig("graddot"), tmp_path / "i", checkpoint)
+        except BaseException as error:
+            blocked.append(error)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    assert entered.wait(30)
+    waiting = world.ask(lane, 0)
+    closer = threading.Thread(target=lane.close)
+    closer.start()
+    time.sleep(0.05)
+    release.set()
+    closer.join(30)
+    thread.join(30)
+    assert isinstance(blocked[0], Cancelled)
+    with pytest.raises(Cancelled):
+        waiting.result(1)
+    with pytest.raises(Cancelled):
+        world.ask(lane, 0)

@@ -1,0 +1,145 @@
+"""The fine-tuning run: its record, its files, and that it can be repeated to the last bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.batching import example_weights, pad_batch
+from engine.capture import forward
+from engine.causal.recipe import load_recipe
+from engine.causal.train import TrainConfig, make_steps, schedule, train_lora
+from engine.config import ModelConfig
+from engine.errors import Cancelled, EmptyDataset, InvalidOption, NoLossToken
+from engine.model import load_model
+from engine.types import Example, Progress
+from tests import factories
+
+CONFIG = TrainConfig(epochs=2, batch_size=3, rank=2, alpha=4, learning_rate=0.02, seed=5)
+ROWS = [Example(row["id"], row["prompt"], row["completion"]) for row in factories.sentences(7, longest=3)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return factories.save_base(tmp_path_factory.mktemp("train") / "base", factories.llama())
+
+
+def test_every_epoch_leaves_an_adapter_that_the_engine_loads_with_its_moments(base: Path, tmp_path: Path) -> None:
+    result = train_lora(base, ROWS, tmp_path / "run", CONFIG)
+    assert [path.name for path in result.checkpoints] == ["epoch-1", "epoch-2"]
+    recipe = load_recipe(result.recipe)
+    checkpoints = tuple(str(path) for path in result.checkpoints)
+    model = load_model(ModelConfig(str(base), adapter=checkpoints[-1], checkpoints=checkpoints, recipe=recipe))
+    assert [state.label for state in model.states] == ["epoch-1", "epoch-2"]
+    for path in result.checkpoints:
+        weights, moments = load_file(path / "adapter_model.safetensors"), load_file(path / "optimizer.safetensors")
+        assert {f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in weights} == set(moments) - {"step"}
+        assert all(moments[f"exp_avg_sq.{name}"].shape == weight.shape for name, weight in weights.items())
+    assert moments["step"] == len(recipe.steps or ()) == 6
+
+
+def test_fine_tuning_lowers_the_loss_of_its_rows(base: Path, tmp_path: Path) -> None:
+    result = train_lora(base, ROWS, tmp_path / "run", TrainConfig(epochs=24, batch_size=7, rank=2, learning_rate=0.02))
+    assert len(result.losses) == 24
+    assert result.losses[-1] < 0.8 * result.losses[0]
+
+
+def test_the_same_seed_in_two_processes_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tests.engine.test_train import CONFIG, ROWS; "
+        "from engine.causal.train import train_lora; train_lora(Path(sys.argv[1]), ROWS, Path(sys.argv[2]), CONFIG)"
+    )
+    runs = []
+    for name, hash_seed in (("a", "1"), ("b", "2")):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", script, str(base), str(tmp_path / name)]
+        runs.append(subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2]))
+    assert [run.wait(60) for run in runs] == [0, 0]
+    first, second = (
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in sorted((tmp_path / name).rglob("*.*")) if file.is_file()}
+        for name in "ab"
+    )
+    assert {path.name for path in first} >= {"recipe.json", "adapter_config.json", "optimizer.safetensors"}
+    assert first == second
+
+
+def test_another_seed_gives_other_weights(base: Path, tmp_path: Path) -> None:
+    one = train_lora(base, ROWS, tmp_path / "one", CONFIG).checkpoints[-1]
+    other = train_lora(base, ROWS, tmp_path / "other", replace(CONFIG, seed=6)).checkpoints[-1]
+    ours, theirs = (load_file(path / "adapter_model.safetensors") for path in (one, other))
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_first_step_moves_along_the_gradient_that_attribution_sums(base: Path, tmp_path: Path) -> None:
+    """One step over all rows: Adam's first moment is (1 − β₁) times the recipe-weighted sum of the rows' gradients."""
+    config = TrainConfig(epochs=1, batch_size=len(ROWS), rank=2, max_grad_norm=1e9, learning_rate=0.0)
+    result = train_lora(base, ROWS, tmp_path / "run", config)
+    recipe = load_recipe(result.recipe)
+    model = load_model(ModelConfig(str(base), adapter=str(result.checkpoints[0]), recipe=recipe))
+    encoded = [model.encoder().encode(row) for row in ROWS]
+    weights = example_weights(encoded, recipe.reduction, recipe.steps)
+    for name, parameter in model.module.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    forward(model, pad_batch(encoded, weights, model.pad_id, torch.float32)).log_prob_B.sum().backward()
+    moments = load_file(result.checkpoints[0] / "optimizer.safetensors")
+    for name, parameter in model.module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            moment = moments[f"exp_avg.{name.replace('.default.', '.')}"]
+            torch.testing.assert_close(-moment / 0.1, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_every_epoch_sees_every_row_once_in_its_own_order() -> None:
+    steps = make_steps(7, CONFIG)
+    assert [len(step) for step in steps] == [3, 3, 1, 3, 3, 1]
+    epochs = [[row for step in steps[i : i + 3] for row in step] for i in (0, 3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(7))
+    assert epochs[0] != epochs[1]
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_zero() -> None:
+    rates = [schedule(step, 20, 0.1) for step in range(20)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert 0 < rates[-1] < 0.1
+
+
+def test_an_interrupted_run_leaves_no_result_and_the_next_one_starts_clean(base: Path, tmp_path: Path) -> None:
+    def stop_in_second_epoch(progress: Progress) -> None:
+        if progress.done == 4:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        train_lora(base, ROWS, tmp_path / "run", CONFIG, stop_in_second_epoch)
+    assert not (tmp_path / "run").exists()
+    again = train_lora(base, ROWS, tmp_path / "run", CONFIG)
+    straight = train_lora(base, ROWS, tmp_path / "straight", CONFIG)
+    for one, other in zip(again.checkpoints, straight.checkpoints, strict=True):
+        assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "straight"]
+
+
+def test_what_cannot_be_trained_is_refused_by_name(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(EmptyDataset):
+        train_lora(base, [], tmp_path / "run", CONFIG)
+    with pytest.raises(NoLossToken, match="ex-0"):
+        train_lora(base, ROWS, tmp_path / "run", TrainConfig(max_length=2))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InvalidOption, match="there"):
+        train_lora(base, ROWS, tmp_path / "there", CONFIG)
+
+
+def test_a_broken_recipe_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps({"reduction": "sum of squares"}), encoding="utf-8")
+    with pytest.raises(InvalidOption, match=r"recipe\.json"):
+        load_recipe(tmp_path / "recipe.json")
+    with pytest.raises(InvalidOption, match="No such file"):
+        load_recipe(tmp_path / "absent.json")
