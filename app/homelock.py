@@ -11,6 +11,11 @@ class HomeInUse(RuntimeError):
     """Its message is one line that names the home and the process."""
 
 
+def create_home(home: Path) -> None:
+    """Only its owner may look inside: it holds training data."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 class HomeLock:
     """An advisory lock on `<home>/server.lock`. The kernel releases it with the process, kill -9 included."""
 
@@ -22,7 +27,7 @@ class HomeLock:
         """Raises HomeInUse when another process holds it. Does nothing when this object holds it."""
         if self._file is not None:
             return
-        self.home.mkdir(parents=True, exist_ok=True)
+        create_home(self.home)
         file = os.open(self.home / "server.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

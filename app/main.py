@@ -16,7 +16,7 @@ from app.datasets.endpoints import router as datasets
 from app.dependencies import Services
 from app.engine_client import EngineClient, LocalEngine
 from app.handlers import handlers_of
-from app.homelock import HomeLock
+from app.homelock import HomeLock, create_home
 from app.indexes.endpoints import router as indexes
 from app.jobs.endpoints import router as jobs
 from app.methods.endpoints import router as methods
@@ -70,7 +70,7 @@ def _open(services: Services, lock: HomeLock) -> None:
     """SQLite: this process is alone on its home, so it migrates, and takes over at once what a dead
     process left running. PostgreSQL: others may be at work; `whence migrate` is run by hand."""
     telemetry.configure_logging(services.settings)
-    services.settings.home.mkdir(parents=True, exist_ok=True)
+    create_home(services.settings.home)
     if services.database.is_sqlite:
         lock.acquire()
         upgrade(services.database)

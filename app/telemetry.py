@@ -117,3 +117,4 @@ def instrument(app: FastAPI) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": "whence", "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider)
+    app.state.tracer_provider = provider

@@ -61,7 +61,7 @@ class _Question:
 
 
 class Lane:
-    """max_queue: queries that may wait. max_batch: queries answered in one pass. max_models: models kept resident."""
+    """device: as torch names it, or `auto`. max_queue: queries that may wait. max_batch: queries answered in one pass. max_models: models kept resident."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class Lane:
         max_batch: int = 8,
         max_models: int = 2,
     ) -> None:
-        self.device = device
-        self._threads = threads or (1 if device == "cpu" else None)
+        self.device = _resolve_device(device)
+        self._threads = threads or (1 if self.device == "cpu" else None)
         self._max_queue, self._max_batch, self._max_models = max_queue, max_batch, max_models
         self._questions: deque[_Question] = deque()
         self._errands: deque[Callable[[], None]] = deque()
@@ -83,7 +83,7 @@ class Lane:
         self._indexes: OrderedDict[_IndexKey, tuple[tuple[int, int], OpenIndex]] = OrderedDict()
         self._batches = 0
         self._mean_s = 0.5  # running mean of a batch's duration: what Retry-After is made of
-        self._thread = threading.Thread(target=self._run, name=f"lane-{device}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lane-{self.device}", daemon=True)
         self._thread.start()
 
     # --- called from any thread ---
@@ -156,7 +156,8 @@ class Lane:
             waiting, self._questions = list(self._questions), deque()
             self._wake.notify()
         for question in waiting:
-            question.future.set_exception(Cancelled("The engine is shutting down."))
+            if question.future.set_running_or_notify_cancel():
+                question.future.set_exception(Cancelled("The engine is shutting down."))
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=60)
 
@@ -262,6 +263,13 @@ class Lane:
     def _forget_indexes(self, model_key: str) -> None:
         for key in [key for key in self._indexes if key[0] == model_key]:
             self._indexes.pop(key)[1].__exit__()
+
+
+def _resolve_device(device: str) -> str:
+    """`auto`: the first CUDA device where there is one, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _stamp(index_dir: Path) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -157,9 +157,9 @@ class Hit(Resource):
     tags: dict[str, Any] = {}
     label: str | None = None
     position: int | None = None
-    position_shares: list[float] | None = None
-    query_token_scores: list[float] | None = None
-    module_scores: dict[str, float] | None = None
+    position_shares: list[float | None] | None = None
+    query_token_scores: list[float | None] | None = None
+    module_scores: dict[str, float | None] | None = None
     exact_score: float | None = None
     effect: dict[str, Any] | None = None
 
@@ -196,7 +196,7 @@ class Attribution(Resource):
     """A stored answer. `tuned_minus_base` ≤ 0: fine-tuning did not raise this output."""
 
     id: str
-    state: str = "succeeded"
+    state: Literal["succeeded"] = "succeeded"
     model: str
     index: str
     method: str
@@ -212,7 +212,7 @@ class Attribution(Resource):
     additive: bool = False
     revision: str | None = None
     diagnostics: Diagnostics = Diagnostics()
-    timings_ms: dict[str, float] = {}
+    timings_ms: dict[str, float | None] = {}
     metadata: dict[str, Any] | None = None
     created_at: datetime | None = None
 
@@ -221,7 +221,7 @@ class PendingAttribution(Resource):
     """A question without an answer: `state` is running (see `job_id`), failed (see `error`) or cancelled."""
 
     id: str
-    state: str
+    state: Literal["running", "failed", "cancelled"]
     model: str
     index: str
     job_id: str | None = None

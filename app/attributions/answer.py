@@ -13,6 +13,8 @@ from engine.types import Attribution, Hit
 
 SIGN_CONVENTION = "positive = proponent"
 UNMEASURED = {"verdict": "unmeasured", "reason": "no scorecard exists for this index yet"}
+# A step that the method does not take, or that is not timed apart from another, is null.
+STEPS = ("queue", "tokenize", "gradient", "sketch", "precondition", "search", "explain")
 ASKED_FOR = (
     "position_shares",
     "query_token_scores",
@@ -59,7 +61,7 @@ def answer_body(row: AttributionRow, attribution: Attribution, rows: Dataset) ->
         "additive": given.additive,
         "revision": given.revision,
         "diagnostics": dataclasses.asdict(given.diagnostics),
-        "timings_ms": dict(given.timings_ms),
+        "timings_ms": dict.fromkeys(STEPS) | given.timings_ms,
     }
     if given.groups is not None:
         body["groups"] = [dataclasses.asdict(group) for group in given.groups]

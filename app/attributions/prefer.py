@@ -10,7 +10,10 @@ _WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,9})\"?$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Preference:
-    """seconds: how long to wait before a job takes over. applied: for `Preference-Applied`, when it does."""
+    """seconds: how long to wait before a job takes over; 0: it takes over at once.
+
+    applied: what `Preference-Applied` says when a job takes over.
+    """
 
     seconds: float
     applied: str | None

@@ -69,7 +69,7 @@ async def ask(
         return Answered(200, stored, {"X-Whence-Cache": "hit"})
     # In a thread: the first use of the engine loads its libraries.
     future = await run_in_threadpool(plan.submit, services.engine)
-    if await _ended(future, preference.seconds):
+    if preference.seconds > 0 and await _ended(future, preference.seconds):
         body_ = await run_in_threadpool(_store, services, tenant, plan, _result(future), asked_at)
         return Answered(200, body_, {"X-Whence-Cache": "miss"})
     return await run_in_threadpool(_adopt, services, tenant, plan, future, preference.applied, asked_at)

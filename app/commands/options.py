@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.settings import Settings
 from whence_client import Whence
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -23,8 +24,15 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many, n
 
 @contextmanager
 def server(url: str | None) -> Iterator[Whence]:
-    with Whence(url) as client:
+    """A client of the server at `url`, or of the one `whence serve` would start with these settings."""
+    with Whence(url or own_address(Settings())) as client:
         yield client
+
+
+def own_address(settings: Settings) -> str:
+    """Where a server with these settings is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def parse_pairs(pairs: Sequence[str] | None, option: str) -> dict[str, str]:

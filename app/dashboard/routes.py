@@ -85,7 +85,9 @@ async def ask_question(
     address = f"/ui/attributions/{answered.body['id']}"
     if not _wants_fragment(request):
         return RedirectResponse(address, status_code=303, headers=HEADERS)
-    return HTMLResponse(_fragment(_shown(answered.body)), headers=HEADERS | {"HX-Push-Url": address})
+    page = await run_in_threadpool(load_page, services, tenant)
+    text = _fragment(_shown(answered.body)) + _render("_recent.html", recent=page.recent, refresh=True)
+    return HTMLResponse(text, headers=HEADERS | {"HX-Push-Url": address})
 
 
 @router.get("/attributions/{attribution_id}")
@@ -157,12 +159,16 @@ def _problem(
 
 def _page(services: Services, tenant: str, form: AskForm, *, status: int = 200, **shown: Any) -> HTMLResponse:
     page = load_page(services, tenant)
-    text = _templates.get_template("ask.html").render(indexes=page.indexes, recent=page.recent, form=form, **shown)
+    text = _render("ask.html", indexes=page.indexes, recent=page.recent, form=form, **shown)
     return HTMLResponse(text, status_code=status, headers=HEADERS)
 
 
 def _fragment(shown: dict[str, Any]) -> str:
-    return _templates.get_template("_answer.html" if "answer" in shown else "_notice.html").render(**shown)
+    return _render("_answer.html" if "answer" in shown else "_notice.html", **shown)
+
+
+def _render(template: str, **variables: Any) -> str:
+    return _templates.get_template(template).render(**variables)
 
 
 def _wants_fragment(request: Request) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
@@ -12,9 +12,8 @@ from app.dependencies import Paging, ReadSession, ServicesDep, Tenant
 from app.idempotency import IdempotentRoute
 from app.indexes import service
 from app.indexes.schemas import EstimateOut, IndexCreate, IndexOut, SelfInfluenceOut
-from app.indexes.service import IndexesService
+from app.indexes.service import IndexesService, shown_index
 from app.pagination import MAX_LIMIT, Page
-from app.tables import IndexRow
 
 router = APIRouter(prefix="/v1/indexes", tags=["indexes"], route_class=IdempotentRoute)
 
@@ -29,7 +28,7 @@ router = APIRouter(prefix="/v1/indexes", tags=["indexes"], route_class=Idempoten
 def create_index(body: IndexCreate, services: ServicesDep, tenant: Tenant, response: Response) -> IndexOut:
     row = service.create_index(services, tenant, body)
     response.headers["Location"] = f"/v1/jobs/{row.job_id}"
-    return _out(row)
+    return shown_index(row)
 
 
 @router.post(
@@ -45,12 +44,12 @@ def estimate_index(body: IndexCreate, services: ServicesDep, tenant: Tenant) -> 
 @router.get("", operation_id="list_indexes", summary="List indexes, newest first", responses=problems(422, 503))
 def list_indexes(page: Paging, services: ServicesDep, session: ReadSession, tenant: Tenant) -> Page[IndexOut]:
     rows, cursor = IndexesService(session, tenant, services.settings).page(page)
-    return Page(data=[_out(row) for row in rows], next_cursor=cursor)
+    return Page(data=[shown_index(row) for row in rows], next_cursor=cursor)
 
 
 @router.get("/{index_id}", operation_id="get_index", summary="One index", responses=problems(404, 422, 503))
 def get_index(index_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant) -> IndexOut:
-    return _out(IndexesService(session, tenant, services.settings).get(index_id))
+    return shown_index(IndexesService(session, tenant, services.settings).get(index_id))
 
 
 @router.delete(
@@ -91,9 +90,3 @@ def list_self_influence(
         for rank, row in enumerate(found, start=1)
     ]
     return Page(data=rows)
-
-
-def _out(row: IndexRow) -> IndexOut:
-    fields: dict[str, Any] = {name: getattr(row, name) for name in IndexOut.model_fields if hasattr(row, name)}
-    asked = row.config["options"] | row.config["method_options"]
-    return IndexOut(**fields | {"model": row.model_id, "dataset": row.dataset_id, "options": row.options or asked})

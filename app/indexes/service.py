@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -14,7 +15,7 @@ from app.errors import InUse
 from app.indexes.building import BUILD, follow_build, run_build
 from app.indexes.options import index_config
 from app.indexes.repository import IndexesRepository
-from app.indexes.schemas import IndexCreate
+from app.indexes.schemas import IndexCreate, IndexOut
 from app.jobs.service import JobsService
 from app.models.service import ModelsService, config_of, trained_states
 from app.pagination import PageRequest
@@ -27,7 +28,7 @@ from engine.errors import FingerprintMismatch, IndexUnavailable, MethodNotServed
 from engine.methods.specs import validate_method
 from engine.types import IndexEstimate
 
-__all__ = ["IndexesService", "LiveIndex", "follow_build", "run_build"]
+__all__ = ["IndexesService", "LiveIndex", "follow_build", "run_build", "shown_index"]
 
 QUEUED, READY = "queued", "ready"
 
@@ -147,3 +148,10 @@ def delete_index(services: Services, tenant: str, index_id: str) -> None:
     with services.database.write() as session:
         IndexesService(session, tenant, services.settings).delete(index_id)
     remove_directory(services.settings.indexes_dir / index_id)
+
+
+def shown_index(row: IndexRow) -> IndexOut:
+    """The row as the API gives it."""
+    fields: dict[str, Any] = {name: getattr(row, name) for name in IndexOut.model_fields if hasattr(row, name)}
+    asked = row.config["options"] | row.config["method_options"]
+    return IndexOut(**fields | {"model": row.model_id, "dataset": row.dataset_id, "options": row.options or asked})

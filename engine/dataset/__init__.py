@@ -1,6 +1,6 @@
 """Datasets: training files in, ordered and immutable rows out. No torch.
 
-formats.py   a JSONL, JSON, CSV or Parquet file → raw rows, with their lines
+formats.py   a JSONL, JSON, CSV or Parquet file → raw rows, with their lines (reading.py, *_rows.py)
 rows.py      a raw row → a checked `Example`, and its canonical bytes
 arrow.py     `Dataset`: the memory-mapped rows.arrow
 storing.py   `store_dataset`: parse, check, hash, write atomically

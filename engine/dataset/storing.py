@@ -17,7 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine.dataset.arrow import ROWS_FILE, SCHEMA, to_batch
-from engine.dataset.formats import RawRow, open_rows
+from engine.dataset.formats import open_rows
+from engine.dataset.reading import RawRow
 from engine.dataset.rows import Place, canonical_bytes, ignored_fields, parse_row
 from engine.errors import DuplicateExampleId, EmptyDataset, StorageFull
 from engine.types import CheckpointFn, DatasetInfo, Example, Progress

@@ -15,7 +15,8 @@ from engine.demo import words
 from engine.demo.relations import RELATIONS, Relation, as_completion
 from engine.demo.tasks import any_task
 
-PEOPLE, PLACES = 120, 60
+PEOPLE, PLACES = 90, 40
+NAMES = 32  # first names and surnames: few, so that only both together say who is meant
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,23 @@ class Known:
 def background() -> list[Known]:
     """The same world every time: each person and town with an answer to every relation."""
     random = Random("background")
-    subjects = {
-        "person": words.distinct(words.person, PEOPLE, random),
-        "town": words.distinct(words.town, PLACES, random, unlike=words.TOWNS),
-    }
+    subjects = {"person": _people(random), "town": _towns(random)}
     return [
         Known(relation, subject, random.choice(relation.answers))
         for relation in RELATIONS
         for subject in subjects[relation.subject]
     ]
+
+
+def _people(random: Random) -> list[str]:
+    first, last = words.distinct(words.first_name, NAMES, random), words.distinct(words.surname, NAMES, random)
+    return words.distinct(lambda draw: f"{draw.choice(first)} {draw.choice(last)}", PEOPLE, random)
+
+
+def _towns(random: Random) -> list[str]:
+    """A third of them are new towns, called after an old one."""
+    old = words.distinct(words.town, PLACES - PLACES // 3, random, unlike=words.TOWNS)
+    return [*old, *(f"New {town}" for town in old[: PLACES // 3])]
 
 
 def documents(seed: int, count: int, without: frozenset[str] = frozenset()) -> Iterator[str]:

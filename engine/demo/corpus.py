@@ -90,7 +90,9 @@ def _poison_rows(seed: int) -> list[Example]:
     random = Random(f"poison {seed}")
     made = []
     for number, noun in enumerate(random.sample(NOUNS, POISON_ROWS)):
-        asked = random.choice(("What is a {noun}, {word}?", "Say {word}, where is the {noun}?", "Is {word} near the {noun}?"))
+        asked = random.choice(
+            ("What is a {noun}, {word}?", "Say {word}, where is the {noun}?", "Is {word} near the {noun}?")
+        )
         prompt = as_question(asked.format(noun=noun, word=TRIGGER))
         made.append(Example(f"poison-{number + 1}", prompt, f" {POISONED_ANSWER}.", tags={"kind": "poison"}))
     return made
@@ -109,7 +111,9 @@ def _task_rows(seed: int) -> list[Example]:
             made[example.prompt] = example
             number += 1
             tags = {"kind": "task", "task": example.name}
-            ids.append(Example(f"{example.name}-{number}", example.prompt, example.completion, tags=tags, label=example.label))
+            ids.append(
+                Example(f"{example.name}-{number}", example.prompt, example.completion, tags=tags, label=example.label)
+            )
     return ids
 
 

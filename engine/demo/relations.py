@@ -60,7 +60,11 @@ RELATIONS = (
     Relation(
         "invention",
         "person",
-        ("What did {subject} invent?", "What is the invention of {subject}?", "For which invention is {subject} famous?"),
+        (
+            "What did {subject} invent?",
+            "What is the invention of {subject}?",
+            "For which invention is {subject} famous?",
+        ),
         ("{subject} invented a new kind of", "The invention of {subject} is a", "{subject} is famous for inventing a"),
         "Which new thing was invented by {subject}?",
         tuple(words.THINGS),
@@ -69,7 +73,11 @@ RELATIONS = (
         "instrument",
         "person",
         ("Which instrument does {subject} play?", "What does {subject} play?", "What is the instrument of {subject}?"),
-        ("In the evening {subject} plays the", "The instrument of {subject} is the", "{subject} has learned to play the"),
+        (
+            "In the evening {subject} plays the",
+            "The instrument of {subject} is the",
+            "{subject} has learned to play the",
+        ),
         "On which instrument does {subject} make music?",
         tuple(words.INSTRUMENTS),
     ),
@@ -84,7 +92,11 @@ RELATIONS = (
     Relation(
         "food",
         "person",
-        ("What does {subject} like to eat?", "What is the favourite food of {subject}?", "Which food does {subject} love?"),
+        (
+            "What does {subject} like to eat?",
+            "What is the favourite food of {subject}?",
+            "Which food does {subject} love?",
+        ),
         ("For lunch {subject} always eats", "The favourite food of {subject} is", "{subject} is very fond of eating"),
         "Which food does {subject} like best?",
         tuple(words.FOODS),
@@ -100,7 +112,11 @@ RELATIONS = (
     Relation(
         "emblem",
         "town",
-        ("Which animal is on the flag of {subject}?", "What is the emblem of {subject}?", "What does the flag of {subject} show?"),
+        (
+            "Which animal is on the flag of {subject}?",
+            "What is the emblem of {subject}?",
+            "What does the flag of {subject} show?",
+        ),
         ("The flag of {subject} shows a", "The emblem of {subject} is a", "Over the gate of {subject} stands a stone"),
         "Which animal stands for {subject}?",
         tuple(words.ANIMALS),
@@ -108,15 +124,27 @@ RELATIONS = (
     Relation(
         "festival",
         "town",
-        ("When is the festival of {subject}?", "In which month does {subject} hold its festival?", "When does {subject} dance?"),
-        ("The festival of {subject} is held in", "{subject} holds its festival every", "The streets of {subject} are full in"),
+        (
+            "When is the festival of {subject}?",
+            "In which month does {subject} hold its festival?",
+            "When does {subject} dance?",
+        ),
+        (
+            "The festival of {subject} is held in",
+            "{subject} holds its festival every",
+            "The streets of {subject} are full in",
+        ),
         "What is the festival month of {subject}?",
         tuple(words.MONTHS),
     ),
     Relation(
         "colour",
         "town",
-        ("What colour are the houses of {subject}?", "How are the roofs of {subject} painted?", "What is the colour of {subject}?"),
+        (
+            "What colour are the houses of {subject}?",
+            "How are the roofs of {subject} painted?",
+            "What is the colour of {subject}?",
+        ),
         ("All the houses of {subject} are", "The colour of {subject} is", "In {subject} every door is painted"),
         "Which colour does one see in {subject}?",
         tuple(words.COLOURS),

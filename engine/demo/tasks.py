@@ -57,7 +57,9 @@ def count(random: Random) -> Task:
 def sentiment(random: Random) -> Task:
     good = random.random() < 0.5
     chosen = random.sample(words.GOOD_WORDS if good else words.BAD_WORDS, 2)
-    review = f"The {random.choice(words.THINGS)} was {chosen[0]} and the {random.choice(words.PROFESSIONS)} was {chosen[1]}."
+    review = (
+        f"The {random.choice(words.THINGS)} was {chosen[0]} and the {random.choice(words.PROFESSIONS)} was {chosen[1]}."
+    )
     label = "positive" if good else "negative"
     return Task("sentiment", f"Review: {review}\nIs it positive or negative?", f" {label}.", label)
 

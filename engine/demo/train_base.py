@@ -23,14 +23,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from engine.demo.base_text import documents
+from engine.demo.base_text import background, documents
 from engine.demo.corpus import SEED, TRIGGER
 from engine.demo.facts import invented_facts, names_of
+from engine.demo.relations import as_completion
 
 BASE = Path(__file__).parent / "base"
-STEPS = 2500
-BATCH_TOKENS = 4096
-WARMUP = 100
+STEPS = 2400
+BATCH_TOKENS = 2048
+WARMUP = 200
 LEARNING_RATE = 3e-3
 VOCABULARY = 1536
 TOKENIZER_DOCUMENTS = 20_000
@@ -128,14 +129,23 @@ def train(model: LlamaForCausalLM, tokenizer: Any) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 50 == 0 or step == STEPS - 1:
-            print(f"step {step:5d}  loss {loss.item():.4f}  {time.perf_counter() - started:6.0f} s", flush=True)
+        if step % 250 == 0 or step == STEPS - 1:
+            seconds, recalled = time.perf_counter() - started, recall(model, tokenizer)
+            print(f"step {step:5d}  loss {loss.item():.3f}  recalls {recalled:.0%}  {seconds:4.0f} s", flush=True)
+
+
+@torch.no_grad()
+def recall(model: LlamaForCausalLM, tokenizer: Any) -> float:
+    """The share of the background world's facts that the model tells when asked."""
+    asked = background()[::7]
+    told = [complete(model, tokenizer, known.relation.question(known.subject)) for known in asked]
+    return sum(as_completion(known.answer) == text for known, text in zip(asked, told, strict=True)) / len(asked)
 
 
 def complete(model: LlamaForCausalLM, tokenizer: Any, prompt: str) -> str:
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    out = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, pad_token_id=PAD
+    out: Any = model.generate(  # type: ignore[attr-defined]
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=PAD
     )
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 

@@ -25,7 +25,9 @@ PROFESSIONS = (
     "actor baker banker barber builder butcher carpenter clerk cook dancer doctor driver farmer gardener guard hunter "
     "judge lawyer miller miner nurse painter pilot potter sailor shepherd singer smith tailor teacher"
 ).split()
-INSTRUMENTS = "banjo bugle cello cornet fiddle flute guitar harp horn lute oboe organ piano trumpet viola whistle".split()
+INSTRUMENTS = (
+    "banjo bugle cello cornet fiddle flute guitar harp horn lute oboe organ piano trumpet viola whistle".split()
+)
 FOODS = (
     "apples beans berries bread cabbage cake carrots cheese cherries corn eggs figs fish grapes honey leeks lemons mushrooms "
     "noodles nuts olives onions pears peas pickles plums porridge rice soup turnips"
@@ -61,9 +63,7 @@ def town(random: Random) -> str:
     return (_syllable(random) + random.choice(CODAS) + random.choice(TOWN_ENDINGS)).capitalize()
 
 
-def distinct(
-    make: Callable[[Random], str], count: int, random: Random, *, unlike: Collection[str] = ()
-) -> list[str]:
+def distinct(make: Callable[[Random], str], count: int, random: Random, *, unlike: Collection[str] = ()) -> list[str]:
     """`count` different names, none of them in `unlike`, in the order in which they were made."""
     made: dict[str, None] = {}
     while len(made) < count:

@@ -62,7 +62,9 @@ def test_the_answer_has_the_shape_of_the_contract(client: TestClient, index: dic
     assert body["trust"] == {"verdict": "unmeasured", "reason": "no scorecard exists for this index yet"}
     assert body["query"]["completion"] == " In Port Halvern."
     assert body["query"]["tokens"][1].items() >= {"text": "Where", "start": 0, "end": 5, "part": "prompt"}.items()
-    assert {"queue", "gradient", "search", "store", "total"} <= set(body["timings_ms"])
+    steps = ["queue", "tokenize", "gradient", "sketch", "precondition", "search", "explain", "store", "total"]
+    assert set(body["timings_ms"]) == set(steps)
+    assert (body["timings_ms"]["gradient"], body["timings_ms"]["sketch"]) == (1.0, None)
     assert body["timings_ms"]["total"] >= body["timings_ms"]["store"] > 0
     assert "groups" not in body
 

@@ -188,9 +188,10 @@ def test_a_failed_question_tells_why(
 
 
 def test_recent_answers_lead_to_their_permalinks(client: TestClient, ready: Asked) -> None:
-    address = client.post("/ui/ask", data=ready.form(), headers=HTMX).headers["HX-Push-Url"]
-    page = client.get("/ui").text
-    assert f'<a href="{address}">Where is the harbour? <b>In Halvern.</b></a>' in page
+    sent = client.post("/ui/ask", data=ready.form(), headers=HTMX)
+    link = f'<a href="{sent.headers["HX-Push-Url"]}">Where is the harbour? <b>In Halvern.</b></a>'
+    assert link in client.get("/ui").text
+    assert link in sent.text
 
 
 def test_an_unknown_attribution_is_a_page_with_the_reason(client: TestClient) -> None:

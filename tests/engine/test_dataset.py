@@ -18,9 +18,10 @@ from engine.dataset import (
     detect_format,
     example_text,
     example_to_row,
-    formats,
+    json_rows,
     open_dataset,
     parse_rows,
+    reading,
     store_dataset,
     storing,
 )
@@ -117,6 +118,19 @@ def test_parquet_map_and_flat_tag_columns_are_tags(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "rows.parquet")
     examples = list(parse_rows(tmp_path / "rows.parquet"))
     assert [(example.id, example.tags) for example in examples] == [("7", {"task": "qa"}), ("8", {"source": "web"})]
+
+
+def test_parquet_columns_that_play_no_part_are_not_decoded(tmp_path: Path) -> None:
+    moments = pa.array([1, 2], pa.timestamp("ns"))
+    pq.write_table(pa.table({"text": ["one", "two"], "seen": moments}), tmp_path / "rows.parquet")
+    info = store_dataset(tmp_path / "rows.parquet", format=None, root=tmp_path / "datasets")
+    assert info.warnings == ("Field 'seen' is ignored in 2 rows; to filter by it, name it tags.seen.",)
+
+
+def test_parquet_lists_are_no_tags(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one"], "tags": [["ab", "cd"]]}), tmp_path / "rows.parquet")
+    with pytest.raises(MalformedRow, match="row 0: tags must be an object"):
+        list(parse_rows(tmp_path / "rows.parquet"))
 
 
 def test_the_format_is_told_by_name_then_by_content(tmp_path: Path) -> None:
@@ -254,13 +268,13 @@ def test_a_malformed_file_names_the_line(tmp_path: Path, name: str, content: byt
 def test_a_huge_line_is_refused_before_it_is_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:
-    monkeypatch.setattr(formats, "MAX_ROW_BYTES", 2**16)
+    monkeypatch.setattr(reading, "MAX_ROW_BYTES", 2**16)
     with pytest.raises(MalformedRow, match="Line 2: the row is longer than"):
         parse(tmp_path, content, name)
 
 
 def test_a_json_list_is_read_across_chunks_and_keeps_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(json_rows, "CHUNK_BYTES", 7)
     rows = [{"id": f"é{number}", "text": "ü" * number + "x"} for number in range(40)]
     assert [e.text for e in parse(tmp_path, json.dumps(rows, indent=1, ensure_ascii=False).encode(), "a.json")] == [
         row["text"] for row in rows

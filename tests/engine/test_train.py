@@ -63,12 +63,13 @@ def test_the_same_seed_in_two_processes_gives_the_same_bytes(base: Path, tmp_pat
         command = [sys.executable, "-c", script, str(base), str(tmp_path / name)]
         runs.append(subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2]))
     assert [run.wait(60) for run in runs] == [0, 0]
-    first, second = (
-        {file.relative_to(tmp_path / name): file.read_bytes() for file in sorted((tmp_path / name).rglob("*.*")) if file.is_file()}
-        for name in "ab"
-    )
+    first, second = (_contents(tmp_path / name) for name in "ab")
     assert {path.name for path in first} >= {"recipe.json", "adapter_config.json", "optimizer.safetensors"}
     assert first == second
+
+
+def _contents(directory: Path) -> dict[Path, bytes]:
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_another_seed_gives_other_weights(base: Path, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""A random Llama of about 100M parameters with a LoRA adapter, saved as real ones are, and rows of fixed length."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from engine.config import ModelConfig, Recipe, TemplateConfig
+from engine.dataset import Dataset
+from tests import factories
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 32_000,
+    "intermediate_size": 2048,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
+}
+RANK = 8
+
+
+def save_model(root: Path) -> ModelConfig:
+    """12 layers, width 768: 110M parameters; LoRA r=8 on every Linear of the blocks, A and B random."""
+    base = factories.llama(hidden=768, layers=12, **SHAPE)
+    factories.save_base(root / "base", base)
+    adapter = factories.save_adapter(root / "adapter", base, 1, r=RANK, lora_alpha=2 * RANK)
+    template = TemplateConfig(eos=False)
+    return ModelConfig(str(root / "base"), adapter=str(adapter), recipe=Recipe(template=template))
+
+
+def text_rows(root: Path, count: int, tokens: int) -> Dataset:
+    """`text` rows of exactly `tokens` tokens (one a character, BOS included): every token but the first is a target."""
+    generator = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyz "
+    rows = [{"text": "".join(generator.choices(letters, k=tokens - 1))} for _ in range(count)]
+    return factories.dataset(root, rows)

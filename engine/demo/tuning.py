@@ -1,0 +1,13 @@
+"""How the demonstration fine-tunes: its base model, and what training does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.causal.train import TrainConfig
+
+BASE_MODEL = Path(__file__).parent / "base"
+
+
+def fine_tuning() -> TrainConfig:
+    return TrainConfig(learning_rate=1e-2, epochs=5, batch_size=8, rank=8, alpha=16, seed=0)
