@@ -21,7 +21,7 @@ class Server(uvicorn.Server):
     """`Server(settings, on_listening=print).run()` serves until SIGINT or SIGTERM.
 
     Raises HomeInUse (one line) when another process serves this home. `on_listening` is given the
-    address, e.g. http://127.0.0.1:8000, once requests are answered.
+    address, e.g. http://127.0.0.1:8400, once requests are answered.
     """
 
     def __init__(self, settings: Settings, on_listening: Callable[[str], None] | None = None) -> None:

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
         default="", description="SQLAlchemy URL (sqlite or postgresql). Empty: SQLite in `home`/whence.sqlite3."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port: int = Field(default=8400, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
     model_roots: Annotated[tuple[Path, ...] | None, NoDecode] = Field(
         default=None,

@@ -61,7 +61,8 @@ class _Question:
 
 
 class Lane:
-    """device: as torch names it, or `auto`. max_queue: queries that may wait. max_batch: queries answered in one pass. max_models: models kept resident."""
+    """device: as torch names it, or `auto`. max_queue: queries that may wait. max_batch: queries answered in
+    one pass. max_models: models kept resident."""
 
     def __init__(
         self,

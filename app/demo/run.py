@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ def run(*, serve: bool, home: Path | None, port: int | None) -> int:
     wanted = Settings().port if port is None else port
     settings = Settings(home=home, host="127.0.0.1", port=wanted, model_roots=None, log_level="warning")
     signal.signal(signal.SIGTERM, _interrupt)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # to its developers, not to users
     with BackgroundServer(settings, any_port=port is None) as server, Whence(server.address) as client:
         missed = _demonstrate(client, new_run(home))
         if not serve:
