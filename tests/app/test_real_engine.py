@@ -200,7 +200,7 @@ def test_every_method_can_be_built_and_asked(client: TestClient, base: Path) -> 
         index = wait_for_index(client, add_index(client, model["id"], dataset["id"], method=method)["id"])
         answer = ask(client, model["id"], index=index["id"]).json()
         assert answer["method"] == method and answer["diagnostics"]["total"] == 12
-        if method not in ("random", "length", "repsim"):  # repsim sees the prompt alone, which other rows share
+        if method in ("ekfac", "kfac", "gradcos"):  # in the others a larger or likelier row may outdo the query itself
             assert answer["proponents"][0]["example_id"] == "ex-3"
 
 

@@ -22,7 +22,7 @@ from engine.model import LoadedModel, load_model
 from engine.store import IndexStore
 from engine.types import Progress
 from tests import factories
-from tests.engine.test_score_contract import digests
+from tests.engine.contract_world import digests
 
 OPTIONS = IndexOptions(shard_rows=4, curvature_rows=12)
 CONFIG = IndexConfig(method="ekfac", options=OPTIONS)
