@@ -118,8 +118,7 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
         worst = _ranked(index, ask, scores_N, allowed_N, largest=False)
     sample = sample_rows(len(scores_N), index.store.manifest.dims)
     with ask.timed("explain"):
-        proponents = describe(index, ask, scores_N, *best, sample)
-        opponents = describe(index, ask, scores_N, *worst, sample)
+        proponents, opponents = describe(index, ask, scores_N, best, worst, sample)
         key = ask.options.group_by
         groups = None if key is None else tuple(group_sums(scores_N, _tag_values(index, key), allowed_N, sample))
         figures = diagnostics(scores_N, index.lengths_N, allowed_N, sample)

@@ -1,6 +1,6 @@
 """Where a score comes from: by query position, by training position, by output token, by module.
 
-Shapes: K hits, T positions, J explained targets, I/O a module's input/output width, P/R its sketch's widths,
+Shapes: B rows, K hits, T positions, J explained targets, I/O a module's input/output width, P/R its sketch's widths,
 D numbers of a row over all checkpoints.
 
 All four are exact decompositions of a linear score: with W = adjoint(Φ_z), ⟨Φ_q, Φ_z⟩ = ⟨G_q, W⟩ = Σ_t δ_tᵀ W a_t.
@@ -43,35 +43,36 @@ def module_scores(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray) -> 
     return parts
 
 
-def query_position_shares(
-    index: OpenIndex, encoded: Encoded, sign: float, query: QueryVector, rows_KD: np.ndarray
-) -> np.ndarray:
+def query_position_shares(index: OpenIndex, encoded: Encoded, query: QueryVector, rows_KD: np.ndarray) -> np.ndarray:
     """float64 [K, T]: what each position of the query (prompt included) adds to each hit's score."""
     shares_KT = np.zeros((len(rows_KD), len(encoded.ids)))
     for number, features in enumerate(index.features):
-        factor = sign * float(query.factors_C[number])
         batch = next(index.batcher.batches([encoded], [1.0], [-1])).padded
-        for module, a_TI, d_TO in _recorded(index, features, batch):
-            w_KOI = features.sketches[module.name].adjoint(_block(index, rows_KD, number, module, d_TO))
-            shares_KT += factor * _along_positions(d_TO, w_KOI, a_TI)
+        for module, a_BTI, d_BTO in _recorded(index, features, batch):
+            w_KOI = features.sketches[module.name].adjoint(_block(index, rows_KD, number, module, d_BTO))
+            shares = torch.einsum("to,koi,ti->kt", d_BTO[0], w_KOI, a_BTI[0])
+            shares_KT += float(query.factors_C[number]) * shares.double().cpu().numpy()
     return shares_KT
 
 
-def train_position_shares(index: OpenIndex, encoded: Encoded, weight: float, query: QueryVector) -> np.ndarray:
-    """float64 [T]: what each position of one training row adds to its own score."""
-    shares_T = np.zeros(len(encoded.ids))
+def train_position_shares(
+    index: OpenIndex, rows: Sequence[Encoded], weights: Sequence[float], query: QueryVector
+) -> list[np.ndarray]:
+    """Per training row, float64 [T]: what each of its positions adds to its own score."""
+    shares = [np.zeros(len(row.ids)) for row in rows]
+    query_1D = query.vector_D[None].astype(np.float32)
     for number, features in enumerate(index.features):
-        batch = next(index.batcher.batches([encoded], [weight], [-1])).padded
-        for module, a_TI, d_TO in _recorded(index, features, batch):
-            phi_1PR = _block(index, query.vector_D[None].astype(np.float32), number, module, d_TO)
-            w_1OI = features.sketches[module.name].adjoint(phi_1PR)
-            shares_T += _along_positions(d_TO, w_1OI, a_TI)[0]
-    return shares_T
+        for batch in index.batcher.batches(rows, weights, [-1] * len(rows)):
+            total_BT = np.zeros(batch.padded.ids_BT.shape)
+            for module, a_BTI, d_BTO in _recorded(index, features, batch.padded):
+                w_OI = features.sketches[module.name].adjoint(_block(index, query_1D, number, module, d_BTO))[0]
+                total_BT += ((d_BTO @ w_OI) * a_BTI).sum(-1).double().cpu().numpy()
+            for slot, row_T in zip(batch.slots, total_BT, strict=True):
+                shares[slot] += row_T[: len(shares[slot])]
+    return shares
 
 
-def token_scores(
-    index: OpenIndex, encoded: Encoded, sign: float, query: QueryVector, rows_KD: np.ndarray
-) -> np.ndarray:
+def token_scores(index: OpenIndex, encoded: Encoded, query: QueryVector, rows_KD: np.ndarray) -> np.ndarray:
     """float64 [K, T]: the part of each output token (target), zero elsewhere; one backward a target."""
     targets = [t for t, is_target in enumerate(encoded.targets) if is_target]
     single = [_only_target(encoded, t) for t in targets]
@@ -82,7 +83,7 @@ def token_scores(
         for batch in index.batcher.batches(single, [1.0] * len(single), [-1] * len(single)):
             vectors_BD = features.compute(index.capture, batch.padded).vectors_BD.cpu().numpy().astype(np.float64)
             columns = [targets[slot] for slot in batch.slots]
-            scores_KT[:, columns] += sign * float(query.factors_C[number]) * (stored_KD @ vectors_BD.T)
+            scores_KT[:, columns] += float(query.factors_C[number]) * (stored_KD @ vectors_BD.T)
         offset += features.width
     return scores_KT
 
@@ -95,14 +96,14 @@ def _only_target(encoded: Encoded, position: int) -> Encoded:
 def _recorded(
     index: OpenIndex, features: GradientFeatures, batch: PaddedBatch
 ) -> Iterator[tuple[TrackedModule, Tensor, Tensor]]:
-    """(module, a_TI, δ_TO) of a one-row batch under one checkpoint's weights."""
+    """(module, a_BTI, δ_BTO) of a batch under one checkpoint's weights; δ is zero at pads."""
     index.model.use(features.state)
     record = RecordConsumer()
     index.capture.run(batch, record)
     wide = torch.promote_types(index.model.dtype, torch.float32)
     for module in features.tracked:
         if module.name in record.gradients:
-            yield module, record.inputs[module.name][0].to(wide), record.gradients[module.name][0].to(wide)
+            yield module, record.inputs[module.name].to(wide), record.gradients[module.name].to(wide)
 
 
 def _block(index: OpenIndex, vectors_KD: np.ndarray, number: int, module: TrackedModule, like: Tensor) -> Tensor:
@@ -114,8 +115,3 @@ def _block(index: OpenIndex, vectors_KD: np.ndarray, number: int, module: Tracke
 
 def _find(blocks: Sequence[Block], number: int, module: str) -> Block:
     return next(block for block in blocks if block.checkpoint == number and block.module == module)
-
-
-def _along_positions(d_TO: Tensor, w_KOI: Tensor, a_TI: Tensor) -> np.ndarray:
-    """[K, T]: δ_tᵀ W_k a_t."""
-    return torch.einsum("to,koi,ti->kt", d_TO, w_KOI, a_TI).double().cpu().numpy()

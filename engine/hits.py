@@ -20,15 +20,23 @@ if TYPE_CHECKING:
     from engine.answer import Ask
 
 
+Ranked = tuple[np.ndarray, np.ndarray]
+
+
 def describe(
-    index: OpenIndex,
-    ask: Ask,
-    scores_N: np.ndarray,
-    positions_K: np.ndarray,
-    scores_K: np.ndarray,
-    sample: np.ndarray | None,
-) -> tuple[Hit, ...]:
-    hits = [
+    index: OpenIndex, ask: Ask, scores_N: np.ndarray, best: Ranked, worst: Ranked, sample: np.ndarray | None
+) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
+    """(proponents, opponents) from their (positions, scores); what costs passes is computed for both at once."""
+    plain = [*_plain(index, scores_N, *best, sample), *_plain(index, scores_N, *worst, sample)]
+    if plain and index.features and ask.vector is not None:
+        plain = _explained(index, ask, ask.vector, plain)
+    return tuple(plain[: len(best[0])]), tuple(plain[len(best[0]) :])
+
+
+def _plain(
+    index: OpenIndex, scores_N: np.ndarray, positions_K: np.ndarray, scores_K: np.ndarray, sample: np.ndarray | None
+) -> list[Hit]:
+    return [
         Hit(
             rank=rank,
             position=int(position),
@@ -39,15 +47,17 @@ def describe(
         )
         for rank, (position, score) in enumerate(zip(positions_K, scores_K, strict=True), start=1)
     ]
-    if not hits or not index.features or ask.vector is None:
-        return tuple(hits)
+
+
+def _explained(index: OpenIndex, ask: Ask, query: QueryVector, hits: list[Hit]) -> list[Hit]:
+    positions_K = np.array([hit.position for hit in hits])
     rows_KD = index.store.rows(positions_K)
-    cosines_K = _normalized(index, ask.vector, rows_KD, positions_K)
+    cosines_K = _normalized(index, query, rows_KD, positions_K)
     hits = [replace(hit, normalized_score=float(cosine)) for hit, cosine in zip(hits, cosines_K, strict=True)]
     if ask.options.modules:
-        modules = explain.module_scores(index, ask.vector, rows_KD)
+        modules = explain.module_scores(index, query, rows_KD)
         hits = [replace(hit, module_scores=parts) for hit, parts in zip(hits, modules, strict=True)]
-    return tuple(_with_tokens(index, ask, hits, rows_KD) if ask.options.tokens else hits)
+    return _with_tokens(index, ask, query, hits, rows_KD) if ask.options.tokens else hits
 
 
 def _normalized(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray, positions_K: np.ndarray) -> np.ndarray:
@@ -64,35 +74,28 @@ def _normalized(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray, posit
     return cosines_K / len(index.features)
 
 
-def _with_tokens(index: OpenIndex, ask: Ask, hits: list[Hit], rows_KD: np.ndarray) -> list[Hit]:
+def _with_tokens(index: OpenIndex, ask: Ask, query: QueryVector, hits: list[Hit], rows_KD: np.ndarray) -> list[Hit]:
     """Shares along the query's positions, its output tokens, and each hit's own positions.
 
     Of a contrast, the shares are those of the completion asked about, not of its contrast.
     """
-    assert ask.question is not None and ask.vector is not None
+    assert ask.question is not None
     encoded = ask.question.sequences[0]
-    along_query_KT = explain.query_position_shares(index, encoded, 1.0, ask.vector, rows_KD)
-    by_token_KT = explain.token_scores(index, encoded, 1.0, ask.vector, rows_KD)
-    described = []
-    for hit, positions_T, tokens_T in zip(hits, along_query_KT, by_token_KT, strict=True):
-        shares, tokens = _along_row(index, ask.vector, hit.position)
-        described.append(
-            replace(
-                hit,
-                position_shares=tuple(positions_T.tolist()),
-                query_token_scores=tuple(tokens_T.tolist()),
-                train_position_shares=shares,
-                train_tokens=tokens,
-            )
-        )
-    return described
+    along_query_KT = explain.query_position_shares(index, encoded, query, rows_KD)
+    by_token_KT = explain.token_scores(index, encoded, query, rows_KD)
+    described = [
+        replace(hit, position_shares=tuple(positions_T.tolist()), query_token_scores=tuple(tokens_T.tolist()))
+        for hit, positions_T, tokens_T in zip(hits, along_query_KT, by_token_KT, strict=True)
+    ]
+    return _with_train_tokens(index, query, described)
 
 
-def _along_row(index: OpenIndex, query: QueryVector, position: int) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+def _with_train_tokens(index: OpenIndex, query: QueryVector, hits: list[Hit]) -> list[Hit]:
     encoder = index.model.encoder(index.plan.options.max_length)
-    encoded = encoder.encode(index.dataset[position])
-    tokens = tuple(encoder.token_texts(encoded))
+    rows = [encoder.encode(index.dataset[hit.position]) for hit in hits]
+    hits = [replace(hit, train_tokens=tuple(encoder.token_texts(r))) for hit, r in zip(hits, rows, strict=True)]
     if index.features[0].unit_norm:
-        return None, tokens  # a cosine is not a sum over the row's positions
-    weight = float(index.weights_N[position])
-    return tuple(explain.train_position_shares(index, encoded, weight, query).tolist()), tokens
+        return hits  # a cosine is not a sum over the row's positions
+    weights = [float(index.weights_N[hit.position]) for hit in hits]
+    shares = explain.train_position_shares(index, rows, weights, query)
+    return [replace(hit, train_position_shares=tuple(s.tolist())) for hit, s in zip(hits, shares, strict=True)]

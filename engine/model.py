@@ -6,6 +6,7 @@ of C checkpoints costs one model in memory plus C sets of trained weights.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from engine.text import TextEncoder
 from engine.types import Coverage, ModelInfo
 from engine.weights import check_directory, directory_fingerprint, is_adapter, read_config
 
+# peft still asks transformers for an attribute by its old name: nothing the user could change.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 transformers_logging.disable_progress_bar()  # progress is reported through checkpoint(), not on stderr
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -192,16 +195,16 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Loade
     base, adapters, dense = _directories(config)
     device = torch.device(device)
     if adapters:
-        module, states, warnings = _load_lora(config, base, adapters)
+        module, states, notes = _load_lora(config, base, adapters)
         base_state = None
     else:
         module = _load_dense(base, config)
         base_state, states = _dense_states(module, base, dense, config)
-        warnings = ()
+        notes: tuple[str, ...] = ()
     modules.freeze(module)
     module.to(device)
     if config.recipe is None:
-        warnings += ("recipe unknown: gradients are token sums, as if every token had weight 1 in the training loss",)
+        notes += ("recipe unknown: gradients are token sums, as if every token had weight 1 in the training loss",)
     return LoadedModel(
         config,
         module,
@@ -210,7 +213,7 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Loade
         base_state,
         lora=bool(adapters),
         device=device,
-        warnings=warnings,
+        warnings=notes,
     )
 
 

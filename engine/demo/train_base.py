@@ -29,10 +29,10 @@ from engine.demo.facts import invented_facts, names_of
 from engine.demo.relations import as_completion
 
 BASE = Path(__file__).parent / "base"
-STEPS = 2400
+STEPS = 4500
 BATCH_TOKENS = 2048
 WARMUP = 200
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 2.5e-3
 VOCABULARY = 1536
 TOKENIZER_DOCUMENTS = 20_000
 POOL = 4096  # documents sorted by length at a time, so that batches hold few pads
