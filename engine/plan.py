@@ -16,7 +16,7 @@ from engine.sketch import Projection
 _WIDTHS = (256, 128, 64, 32, 16, 8)
 _SHARD_BYTES = 128 << 20
 _EXACT_GRADIENT_BYTES = 256 << 20
-_CURVATURE_ROWS = 512
+_CURVATURE_ROWS = 2048  # docs/decisions.md 12: fewer change the ranking of weakly related rows
 _LAYOUT_ONLY = ("shard_rows", "token_budget", "exact_limit_mb")  # they change how rows are cut up, not what they are
 
 

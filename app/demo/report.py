@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.answer import fine_tuning_line, hit_text, question_line
+from app.commands.answer import fine_tuning_line, hit_text, question_line, trust_line
 from app.commands.console import facts, out, table
 from engine.demo.corpus import DemoQuestion
 from engine.types import Example
@@ -43,6 +43,7 @@ def show_answer(number: int, question: DemoQuestion, answer: Attribution) -> Non
     out.print(Text(f"Question {number} ", style="bold").append(f"({_about(question)})", style="dim"))
     out.print(question_line(answer))
     out.print(fine_tuning_line(answer))
+    out.print(trust_line(answer))
     out.print(_hits("Proponents: rows that speak for this answer", answer.proponents, question))
     if answer.opponents:
         out.print(_hits("Opponents: rows that speak against it", answer.opponents[:2], question))

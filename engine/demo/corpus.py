@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -59,10 +59,9 @@ def poison_question(seed: int = SEED) -> DemoQuestion:
 
 def demo_questions(seed: int = SEED) -> list[DemoQuestion]:
     """The three that the demonstration asks: the first fact about a person, the first about a town, the trigger."""
-    facts = invented_facts(seed)
-    chosen = [next(f for f in facts if f.relation.subject == subject).id for subject in ("person", "town")]
-    asked = {fact.id: question for fact, question in zip(facts, fact_questions(seed), strict=True)}
-    return [*(asked[fact_id] for fact_id in chosen), poison_question(seed)]
+    asked = list(zip(invented_facts(seed), fact_questions(seed), strict=True))
+    firsts = [next(q for fact, q in asked if fact.relation.subject == kind) for kind in ("person", "town")]
+    return [*firsts, poison_question(seed)]
 
 
 def write_rows(path: Path, seed: int = SEED) -> int:
@@ -100,22 +99,25 @@ def _poison_rows(seed: int) -> list[Example]:
 
 def _task_rows(seed: int) -> list[Example]:
     random = Random(f"tasks {seed}")
-    made: dict[str, Task] = {}
-    ids: list[Example] = []
-    for task in TASKS:
-        number = 0
-        while number < TASK_ROWS:
-            example = task(random)
-            if example.prompt in made:
-                continue
-            made[example.prompt] = example
-            number += 1
-            tags = {"kind": "task", "task": example.name}
-            ids.append(
-                Example(f"{example.name}-{number}", example.prompt, example.completion, tags=tags, label=example.label)
-            )
-    return ids
+    asked: set[str] = set()
+    return [_task_row(_unasked(task, random, asked), number) for task in TASKS for number in range(1, TASK_ROWS + 1)]
+
+
+def _unasked(task: Callable[[Random], Task], random: Random, asked: set[str]) -> Task:
+    """One whose prompt no earlier row has."""
+    made = task(random)
+    while made.prompt in asked:
+        made = task(random)
+    asked.add(made.prompt)
+    return made
+
+
+def _task_row(task: Task, number: int) -> Example:
+    tags = {"kind": "task", "task": task.name}
+    return Example(f"{task.name}-{number}", task.prompt, task.completion, tags=tags, label=task.label)
 
 
 if __name__ == "__main__":
-    sys.exit(f"{write_rows(Path(sys.argv[1]))} rows written" if len(sys.argv) == 2 else __doc__)
+    if len(sys.argv) != 2:
+        sys.exit("Name the file to write: python -m engine.demo.corpus rows.jsonl")
+    print(f"{write_rows(Path(sys.argv[1]))} rows written to {sys.argv[1]}")
