@@ -18,6 +18,8 @@ from engine.types import Coverage, Untracked
 
 Kind = Literal["linear", "conv1d"]
 
+_NOT_BY_ROW = "its input is not [batch, position, width] (a routed expert): rows cannot be told apart"
+
 
 @dataclass(frozen=True)
 class TrackedModule:
@@ -121,8 +123,30 @@ def input_identity(a: Tensor) -> tuple[object, ...]:
     return a.data_ptr(), tuple(a.shape), a.stride(), a.dtype
 
 
-def coverage(model: nn.Module, tracked: Iterable[TrackedModule], *, lora: bool) -> Coverage:
-    """Share of the trained parameters whose gradient is attributed; every other trained parameter is named."""
+def reached(
+    found: Iterable[TrackedModule], inputs_seen: dict[str, tuple[object, ...]]
+) -> tuple[tuple[TrackedModule, ...], frozenset[str]]:
+    """(modules that saw [batch, position, width], paths of the others): routed experts see tokens of many
+    examples mixed, or none at all, so their rows' gradients cannot be told apart."""
+    kept, dropped = [], set()
+    for module in found:
+        shape = inputs_seen[module.path][1] if module.path in inputs_seen else ()
+        if len(shape) == 3:  # type: ignore[arg-type]
+            kept.append(module)
+        else:
+            dropped.add(module.path)
+    if not kept:
+        raise UnsupportedModel("No module of the model reads [batch, position, width]; none can be tracked.")
+    return tuple(kept), frozenset(dropped)
+
+
+def coverage(
+    model: nn.Module, tracked: Iterable[TrackedModule], *, lora: bool, unreached: frozenset[str] = frozenset()
+) -> Coverage:
+    """Share of the trained parameters whose gradient is attributed; every other trained parameter is named.
+
+    unreached: paths of modules that no forward pass feeds row by row (see `reached`).
+    """
     trained = {name: p for name, p in model.named_parameters() if not lora or is_adapter_part(name)}
     covered = {f"{module.path}.weight" for module in tracked} | {
         f"{module.path}.bias" for module in tracked if module.bias
@@ -136,7 +160,8 @@ def coverage(model: nn.Module, tracked: Iterable[TrackedModule], *, lora: bool) 
     lost = sum(missed.values())
     modules = dict(model.named_modules())
     untracked = tuple(
-        Untracked(clean_name(path), count, _why_untracked(modules.get(path))) for path, count in sorted(missed.items())
+        Untracked(clean_name(path), count, _NOT_BY_ROW if path in unreached else _why_untracked(modules.get(path)))
+        for path, count in sorted(missed.items())
     )
     return Coverage(total - lost, total, (total - lost) / total if total else 0.0, untracked)
 

@@ -210,6 +210,18 @@ def test_a_linear_subclass_is_not_trusted_but_named(base: Path) -> None:
     assert "replaces Linear's forward" in reasons["model.layers.0.mlp.up_proj"]
 
 
+def test_modules_that_see_tokens_without_their_rows_are_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts get a flat list of the tokens routed to them."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    plain = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: plain(self, x.flatten(0, 1)).view_as(x))
+    model = load_model(config(base))
+    assert {m.name.rsplit(".", 2)[1] for m in model.tracked(None)} == {"self_attn"}
+    reasons = [u.reason for u in model.coverage(model.tracked(None)).untracked if ".mlp." in u.module]
+    assert len(reasons) == 6 and all("routed expert" in reason for reason in reasons)
+
+
 def test_module_patterns(base: Path) -> None:
     model = load_model(config(base))
     assert {m.name.rsplit(".", 1)[1] for m in model.tracked((r"mlp\.",))} == {"gate_proj", "up_proj", "down_proj"}

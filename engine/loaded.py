@@ -1,0 +1,191 @@
+"""A resident model: switchable checkpoints, tracked modules, fingerprints.
+
+Every checkpoint is a `state`: a set of tensors copied into one resident module, so that an ensemble
+of C checkpoints costs one model in memory plus C sets of trained weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine import modules
+from engine.config import ModelConfig, Recipe, fingerprint
+from engine.modules import TrackedModule
+from engine.text import TextEncoder
+from engine.types import Coverage, ModelInfo
+from engine.weights import directory_fingerprint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class State:
+    """One checkpoint: its label, content hash and trained tensors (parameter name → tensor)."""
+
+    label: str
+    fingerprint: str
+    tensors: dict[str, Tensor]
+
+
+class LoadedModel:
+    """A resident model. `states` are its checkpoints, oldest first; the last one is the tuned model."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        module: nn.Module,
+        tokenizer: Any,
+        states: list[State],
+        base_state: State | None,
+        *,
+        lora: bool,
+        device: torch.device,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        self.config = config
+        self.module = module
+        self.tokenizer = tokenizer
+        self.states = states
+        self.lora = lora
+        self.device = device
+        self.warnings = warnings
+        self._base_state = base_state
+        self._current: State | None = None
+        self.context_length = _context_length(module)
+        self.recipe = config.recipe or Recipe()
+        self.use(len(states) - 1)
+        seen = self._probe_inputs()
+        found, self._unreached = modules.reached(modules.find_tracked(module, lora=lora, patterns=None), seen)
+        self.tracked_all = modules.with_input_groups(found, seen)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.config.dtype]
+
+    @property
+    def pad_id(self) -> int:
+        """Any valid id serves: pads sit behind every target and are masked out of every sum."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and pad < self.module.get_input_embeddings().num_embeddings else 0  # type: ignore[operator]
+
+    @property
+    def hidden_size(self) -> int:
+        return _text_config(self.module).hidden_size
+
+    @property
+    def hidden_layers(self) -> int:
+        return _text_config(self.module).num_hidden_layers
+
+    @property
+    def has_base(self) -> bool:
+        """Whether f can also be measured before fine-tuning."""
+        return self.lora or self._base_state is not None
+
+    def encoder(self, max_length: int | None = None) -> TextEncoder:
+        limit = min(length for length in (max_length, self.recipe.max_length, self.context_length) if length)
+        return TextEncoder(
+            self.tokenizer,
+            self.recipe.template,
+            chat_template=self.config.chat_template,
+            max_length=limit,
+            context_length=self.context_length,
+        )
+
+    def tracked(self, patterns: tuple[str, ...] | None) -> tuple[TrackedModule, ...]:
+        """The tracked modules, or those that match one of `patterns` (regular expressions)."""
+        if patterns is None:
+            return self.tracked_all
+        names = {m.name for m in modules.find_tracked(self.module, lora=self.lora, patterns=patterns)}
+        return tuple(m for m in self.tracked_all if m.name in names)
+
+    def coverage(self, tracked: tuple[TrackedModule, ...]) -> Coverage:
+        return modules.coverage(self.module, tracked, lora=self.lora, unreached=self._unreached)
+
+    def use(self, index: int) -> None:
+        """Copy checkpoint `index` (negative: from the end) into the resident module."""
+        self._load(self.states[index])
+
+    @contextmanager
+    def base_weights(self) -> Iterator[None]:
+        """The model as it was before fine-tuning; needs `has_base`."""
+        if self._base_state is not None:
+            self._load(self._base_state)
+        with self.module.disable_adapter() if self.lora else nullcontext():  # type: ignore[operator]
+            yield
+
+    def fingerprints(self) -> dict[str, str]:
+        """What an index must share with the model it is asked on (DESIGN §2.3)."""
+        encoder = self.encoder()
+        states = [state.fingerprint for state in self.states]
+        return {
+            "model": fingerprint(directory_fingerprint(Path(self.config.base)), states, self.config.dtype),
+            "tokenizer": encoder.fingerprint_tokenizer,
+            "template": fingerprint(encoder.fingerprint_template, self.recipe.reduction, self.recipe.steps),
+        }
+
+    def info(self) -> ModelInfo:
+        tracked = self.tracked(None)
+        coverage = self.coverage(tracked)
+        return ModelInfo(
+            fingerprint=fingerprint(self.fingerprints()),
+            parameters=sum(p.numel() for p in self.module.parameters()),
+            trained_parameters=coverage.trained_parameters,
+            trained_modules=len(tracked),
+            checkpoints=len(self.states),
+            context_length=self.context_length,
+            coverage=coverage,
+            warnings=self.warnings,
+        )
+
+    @torch.no_grad()
+    def _load(self, state: State) -> None:
+        if state is self._current:
+            return
+        parameters = dict(self.module.named_parameters())
+        for name, tensor in state.tensors.items():
+            parameters[name].copy_(tensor, non_blocking=True)
+        self._current = state
+
+    @torch.no_grad()
+    def _probe_inputs(self) -> dict[str, tuple[object, ...]]:
+        """Which modules read the same tensor, seen in one forward of four tokens."""
+        seen: dict[str, tuple[object, ...]] = {}
+        alive: list[Tensor] = []  # a freed tensor's address could be given to the next one
+
+        def remember(path: str) -> Any:
+            def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                alive.append(inputs[0])
+                seen[path] = modules.input_identity(inputs[0])
+
+            return hook
+
+        tracked = modules.find_tracked(self.module, lora=self.lora, patterns=None)
+        handles = [
+            self.module.get_submodule(module.path).register_forward_pre_hook(remember(module.path))
+            for module in tracked
+        ]
+        try:
+            self.module(input_ids=torch.zeros(1, 4, dtype=torch.long, device=self.device), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+
+def _text_config(module: nn.Module) -> Any:
+    config: Any = module.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _context_length(module: nn.Module) -> int:
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        if isinstance(getattr(_text_config(module), name, None), int):
+            return getattr(_text_config(module), name)
+    return 2048
