@@ -68,8 +68,10 @@ migrations: $(DEV)
 openapi: $(DEV)
 	$(BIN)/python -m tests.contract.openapi_snapshot
 
-bench: $(DEV)  ## capture and query cost beside a bare loop  (ARGS are the benchmark's own)
-	@exec env OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.capture $(ARGS)
+bench: $(DEV)  ## every benchmark; tables here, JSON under benchmarks/results/  (ARGS go to benchmarks.capture)
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.capture $(ARGS)
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.search
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.curvature_sample
 
 clean:  ## remove the environment and every cache
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis

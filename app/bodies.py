@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
 from starlette.datastructures import FormData
 
 from app.storage import full_disk_is_named
+
+MAX_DEPTH = 64  # of JSON that is kept as it came: every later step walks it, some by recursion
 
 
 class RequestBody(BaseModel):
@@ -21,22 +24,47 @@ class RequestBody(BaseModel):
 def _storable(value: str) -> str:
     if "\x00" in value:
         raise ValueError("text must not contain NUL characters")
+    _check_surrogates(value)
     return value
+
+
+def _check_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("text must not contain half of a surrogate pair") from None
 
 
 def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
     """What PostgreSQL cannot keep as JSON is refused on every database."""
+    _check_depth(value, MAX_DEPTH)
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    text.encode()
+    _check_surrogates(text)
     if "\\u0000" in text:
         raise ValueError("text must not contain NUL characters")
     return value
+
+
+def _check_depth(value: Any, room: int) -> None:
+    if room < 0:
+        raise ValueError(f"objects and lists must not be nested deeper than {MAX_DEPTH} levels")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(item, room - 1)
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the moment lies before year 1 or after year 9999 in UTC") from None
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 PlainText = Annotated[str, AfterValidator(_storable)]
 Name = Annotated[PlainText, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
 PathText = Annotated[PlainText, StringConstraints(min_length=1, max_length=4096)]
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 async def read_form(request: Request) -> FormData:

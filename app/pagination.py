@@ -6,8 +6,8 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel
@@ -48,11 +48,18 @@ def decode_cursor(cursor: str, length: int) -> list[str | int | float]:
     """The key that `encode_cursor` was given. Raises BadCursor for anything else."""
     try:
         key = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError) as error:
+    except (binascii.Error, ValueError, RecursionError) as error:
         raise bad_cursor(cursor) from error
-    if not isinstance(key, list) or len(key) != length or not all(type(part) in (str, int, float) for part in key):
+    if not isinstance(key, list) or len(key) != length or not all(map(_is_part, key)):
         raise bad_cursor(cursor)
     return key
+
+
+def _is_part(part: Any) -> bool:
+    """What `encode_cursor` is given: numbers, and ids and timestamps in plain ASCII."""
+    if isinstance(part, str):
+        return part.isascii() and part.isprintable()
+    return type(part) in (int, float)
 
 
 def bad_cursor(cursor: str) -> BadCursor:
@@ -68,8 +75,8 @@ def decode_position(cursor: str) -> tuple[datetime, str]:
     moment, row_id = decode_cursor(cursor, 2)
     try:
         created_at = datetime.fromisoformat(str(moment))
-    except ValueError as error:
+        if created_at.tzinfo is None:
+            raise bad_cursor(cursor)
+        return created_at.astimezone(UTC), str(row_id)
+    except (ValueError, OverflowError) as error:
         raise bad_cursor(cursor) from error
-    if created_at.tzinfo is None:
-        raise bad_cursor(cursor)
-    return created_at, str(row_id)

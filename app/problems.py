@@ -24,7 +24,8 @@ class ProblemResponse(Response):
     media_type = "application/problem+json"
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, ensure_ascii=False, default=str).encode()
+        # replace: a refusal may quote half of a surrogate pair, which no encoding can carry
+        return json.dumps(content, ensure_ascii=False, default=str).encode(errors="replace")
 
 
 def problem_response(

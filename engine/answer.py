@@ -56,10 +56,10 @@ def attribute(index: OpenIndex, requests: Sequence[tuple[Query, AskOptions]]) ->
             asks[slot] = _begin(index, query, options)
         except EngineError as error:
             answers[slot] = error
-    _measure(index, list(asks.values()))
+    failed = _measure_each(index, asks)
     for slot, ask in asks.items():
         try:
-            answers[slot] = _answer(index, ask)
+            answers[slot] = failed.get(slot) or _answer(index, ask)
         except EngineError as error:
             answers[slot] = error
     return [answer for answer in answers if answer is not None]
@@ -85,6 +85,17 @@ def _begin(index: OpenIndex, query: Query, options: AskOptions) -> Ask:
     with ask.timed("tokenize"):
         ask.question = prepare(index.model, index.plan.options.max_length, query)
     return ask
+
+
+def _measure_each(index: OpenIndex, asks: dict[int, Ask]) -> dict[int, EngineError]:
+    """Measure all together; where that fails (a gradient overflows, say) each alone. Errors by slot."""
+    try:
+        _measure(index, list(asks.values()))
+    except EngineError as error:
+        if len(asks) == 1:
+            return dict.fromkeys(asks, error)
+        return {s: e for slot, ask in asks.items() for s, e in _measure_each(index, {slot: ask}).items()}
+    return {}
 
 
 def _measure(index: OpenIndex, asks: list[Ask]) -> None:

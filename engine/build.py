@@ -18,7 +18,7 @@ from engine.batching import PaddedBatch
 from engine.capture import GradientCapture
 from engine.config import IndexConfig
 from engine.curvature import get_metric
-from engine.curvature.base import Statistics
+from engine.curvature.base import Setting, Statistics
 from engine.curvature.fit import (
     LabelDraws,
     calibration_rows,
@@ -261,14 +261,14 @@ def checkpoint_features(model: LoadedModel, plan: Plan, store: IndexStore, numbe
     statistics = Statistics(0, 0)
     if metric.needs_covariance:
         statistics = statistics_from_arrays(store.load_tensors(name))
-    sketches = metric.module_sketches(
-        plan.tracked,
+    setting = Setting(
         statistics,
         plan.projection(number),
         damping=getattr(plan.method_options, "damping", 0.0),
         dtype=torch.promote_types(model.dtype, torch.float32),
         device=model.device,
     )
+    sketches = metric.module_sketches(plan.tracked, setting)
     unit_norm = plan.method.unit_norm  # type: ignore[attr-defined]
     return GradientFeatures(model, plan.checkpoint_indices[number], plan.tracked, sketches, unit_norm=unit_norm)
 

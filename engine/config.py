@@ -75,6 +75,12 @@ class ModelConfig:
     dtype: DType = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
 
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """All that the model is loaded from."""
+        named = (self.base, self.adapter, *self.checkpoints, self.tokenizer)
+        return tuple(path for path in named if path is not None)
+
 
 @dataclass(frozen=True)
 class IndexOptions:

@@ -7,7 +7,7 @@ import time
 from engine.capture import GradientCapture
 from engine.config import IndexConfig
 from engine.curvature import get_metric
-from engine.curvature.base import Statistics
+from engine.curvature.base import Setting, Statistics
 from engine.dataset import Dataset
 from engine.errors import NoLossToken
 from engine.features import GradientFeatures
@@ -59,9 +59,8 @@ def _encode_sample(model: LoadedModel, dataset: Dataset, plan: Plan) -> list[Enc
 def _seconds_per_row(model: LoadedModel, plan: Plan, sample: list[Encoded]) -> float:
     """A plain gradient pass; the first batch warms caches and is not counted."""
     tracked = plan.tracked or model.tracked(None)
-    sketches = get_metric("identity").module_sketches(
-        tracked, Statistics(0, 0), Projection(8, 0, 0), damping=0.0, dtype=model.dtype, device=model.device
-    )
+    setting = Setting(Statistics(0, 0), Projection(8, 0, 0), 0.0, model.dtype, model.device)
+    sketches = get_metric("identity").module_sketches(tracked, setting)
     features = GradientFeatures(model, len(model.states) - 1, tracked, sketches, unit_norm=False)
     batcher = Batcher(model, plan.options.token_budget, plan.max_batch_rows)
     elapsed = 0.0

@@ -42,6 +42,7 @@ from engine.types import (
     Query,
     SelfInfluence,
 )
+from engine.weights import files_stamp
 
 T = TypeVar("T")
 _IndexKey = tuple[str, Path, Path]
@@ -80,8 +81,9 @@ class Lane:
         self._builds: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
-        self._indexes: OrderedDict[_IndexKey, tuple[tuple[int, int], OpenIndex]] = OrderedDict()
+        # Beside each, how its files looked when it was loaded: what has been rewritten since is loaded anew.
+        self._models: OrderedDict[str, tuple[object, LoadedModel]] = OrderedDict()
+        self._indexes: OrderedDict[_IndexKey, tuple[object, OpenIndex]] = OrderedDict()
         self._batches = 0
         self._mean_s = 0.5  # running mean of a batch's duration: what Retry-After is made of
         self._thread = threading.Thread(target=self._run, name=f"lane-{self.device}", daemon=True)
@@ -236,34 +238,40 @@ class Lane:
                 question.future.set_result(replace(answer, timings_ms=waited | answer.timings_ms))
 
     def _model(self, config: ModelConfig) -> LoadedModel:
-        key = fingerprint(config)
+        key, stamp = fingerprint(config), files_stamp(map(Path, config.directories))
+        if key in self._models and self._models[key][0] != stamp:
+            self._evict(key)
         if key not in self._models:
             while len(self._models) >= self._max_models:
-                evicted, _ = self._models.popitem(last=False)
-                self._forget_indexes(evicted)
-            self._models[key] = load_model(config, self.device)
+                self._evict(next(iter(self._models)))
+            self._models[key] = stamp, load_model(config, self.device)
         self._models.move_to_end(key)
-        return self._models[key]
+        return self._models[key][1]
 
     def _index(self, question: _Question) -> OpenIndex:
-        model_key, dataset_dir, index_dir = question.key
-        stamp = _stamp(index_dir)
-        opened = self._indexes.get(question.key)
-        if opened is None or opened[0] != stamp:
-            model = self._model(question.model)
-            if opened is not None:
-                opened[1].__exit__()
-            self._indexes[question.key] = (stamp, OpenIndex(model, open_dataset(dataset_dir), index_dir))
-        else:
-            self._models.move_to_end(model_key)
+        model = self._model(question.model)  # first: a model loaded anew takes its open indexes with it
+        self._close_rewritten()
+        if question.key not in self._indexes:
+            _, dataset_dir, index_dir = question.key
+            stamp = _stamp(index_dir)
+            self._indexes[question.key] = stamp, OpenIndex(model, open_dataset(dataset_dir), index_dir)
         self._indexes.move_to_end(question.key)
         while len(self._indexes) > _MAX_INDEXES:
-            self._indexes.popitem(last=False)[1][1].__exit__()
+            self._close(next(iter(self._indexes)))
         return self._indexes[question.key][1]
 
-    def _forget_indexes(self, model_key: str) -> None:
+    def _evict(self, model_key: str) -> None:
+        del self._models[model_key]
         for key in [key for key in self._indexes if key[0] == model_key]:
-            self._indexes.pop(key)[1].__exit__()
+            self._close(key)
+
+    def _close_rewritten(self) -> None:
+        """Indexes that were rebuilt or deleted: their old files take up the disk as long as they are mapped."""
+        for key in [key for key, (stamp, _) in self._indexes.items() if stamp != _stamp(key[2])]:
+            self._close(key)
+
+    def _close(self, key: _IndexKey) -> None:
+        self._indexes.pop(key)[1].__exit__()
 
 
 def _resolve_device(device: str) -> str:

@@ -117,8 +117,11 @@ class LoadedModel:
         """The model as it was before fine-tuning; needs `has_base`."""
         if self._base_state is not None:
             self._load(self._base_state)
-        with self.module.disable_adapter() if self.lora else nullcontext():  # type: ignore[operator]
-            yield
+        try:
+            with self.module.disable_adapter() if self.lora else nullcontext():  # type: ignore[operator]
+                yield
+        finally:
+            modules.freeze(self.module)  # PEFT makes the adapter trainable again when it is switched back on
 
     def fingerprints(self) -> dict[str, str]:
         """What an index must share with the model it is asked on (DESIGN §2.3)."""

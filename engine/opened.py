@@ -37,9 +37,9 @@ class OpenIndex:
         self.store = IndexStore.open(path)
         self.plan = plan_of(self.store, model)
         self.store.manifest.require_fingerprints(index_fingerprints(self.plan, model, dataset))
-        self.capture = GradientCapture(model, self.plan.tracked)
         self.features = self._gradient_features()
         self.batcher = Batcher(model, self.plan.options.token_budget, self.plan.max_batch_rows)
+        self.capture = GradientCapture(model, self.plan.tracked)  # last: its hooks stay when what follows fails
 
     def __enter__(self) -> OpenIndex:
         return self

@@ -45,6 +45,7 @@ def check_one_of(prompt: str | None, messages: Sequence[Message] | None) -> None
         raise InvalidQuery("Give exactly one of prompt and messages.", pointer="/prompt")
     _check_text(prompt or "", "/prompt")
     for number, message in enumerate(messages or ()):
+        _check_text(message.role, f"/messages/{number}/role")
         _check_text(message.content, f"/messages/{number}/content")
 
 

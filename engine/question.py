@@ -15,6 +15,8 @@ from engine.model import LoadedModel
 from engine.text import Encoded, TextEncoder
 from engine.types import Generate, Message, Query, Token
 
+_COLDEST = 1e-3  # below it sampling is greedy but for overflow: logits are divided by the temperature
+
 
 @dataclass(frozen=True)
 class Question:
@@ -83,7 +85,7 @@ def _last_answer(messages: Sequence[Message]) -> int | None:
 
 @torch.no_grad()
 def generate(model: LoadedModel, prompt_ids: Sequence[int], options: Generate) -> tuple[str, bool]:
-    """(text, whether the model ended it itself) from the tuned model; temperature 0 = greedy."""
+    """(text, whether the model ended it itself) from the tuned model; temperature 0 (or nearly) = greedy."""
     if len(prompt_ids) + options.max_new_tokens > model.context_length:
         raise ContextOverflow(
             f"The prompt takes {len(prompt_ids)} tokens and {options.max_new_tokens} more are asked for: "
@@ -93,7 +95,9 @@ def generate(model: LoadedModel, prompt_ids: Sequence[int], options: Generate) -
     model.use(-1)
     ids_1T = torch.tensor([list(prompt_ids)], device=model.device)
     sampling = (
-        {"do_sample": True, "temperature": options.temperature} if options.temperature > 0 else {"do_sample": False}
+        {"do_sample": True, "temperature": options.temperature}
+        if options.temperature >= _COLDEST
+        else {"do_sample": False}
     )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(options.seed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from engine.errors import ModelPathNotFound, NotAModel, UnsafeWeights, UnsupportedModel
 
 _PICKLE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+_LOADED = ("*.safetensors", "*.json", "*.jinja")
 _CHUNK = 1 << 22
 
 
@@ -55,6 +58,19 @@ def check_directory(path: Path) -> None:
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of the weights, sorted by name; optimizer moments beside them do not count."""
     return sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("optimizer"))
+
+
+def files_stamp(directories: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """(file, bytes, time of change) of what is loaded from model directories; no content is read."""
+    files = (file for path in directories for pattern in _LOADED for file in path.glob(pattern))
+    return tuple((str(file), status.st_size, status.st_mtime_ns) for file in sorted(files) if (status := _stat(file)))
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None  # removed since it was listed
 
 
 def directory_fingerprint(path: Path) -> str:

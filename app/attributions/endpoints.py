@@ -6,13 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime
 
 from app.attributions.answer import shown_body
 from app.attributions.prefer import preference
 from app.attributions.schemas import AttributionCreate, AttributionOut, AttributionPending
 from app.attributions.service import AttributionsService, ask
-from app.bodies import problems
+from app.bodies import Moment, problems
 from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
 from app.idempotency import IdempotentRoute
 from app.pagination import Page
@@ -58,7 +57,7 @@ def list_attributions(
     tenant: Tenant,
     model: Annotated[str | None, Query(description="Only of this model.")] = None,
     index: Annotated[str | None, Query(description="Only from this index.")] = None,
-    since: Annotated[AwareDatetime | None, Query(description="Only those asked at or after (RFC 3339).")] = None,
+    since: Annotated[Moment | None, Query(description="Only those asked at or after (RFC 3339).")] = None,
 ) -> Response:
     rows, cursor = AttributionsService(session, tenant).page(page, model=model, index=index, since=since)
     return JSONResponse({"data": [shown_body(row) for row in rows], "next_cursor": cursor})

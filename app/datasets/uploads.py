@@ -56,7 +56,7 @@ DatasetBody = Annotated[Upload | DatasetImport, Depends(dataset_body)]
 async def _json(request: Request) -> Any:
     try:
         return await request.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid([{"loc": ("body",), "msg": f"not valid JSON: {error}"}]) from error
 
 
@@ -65,7 +65,8 @@ def _upload(form: FormData) -> Upload:
     if not isinstance(file, UploadFile):
         raise _invalid([{"loc": ("body", "file"), "msg": "a file is required"}])
     fields = _validated(_Fields, {name: value for name, value in form.multi_items() if name != "file"})
-    return Upload(fields.name, fields.format, file.filename or "upload", file.file)
+    filename = "".join(filter(str.isprintable, file.filename or "")) or "upload"
+    return Upload(fields.name, fields.format, filename, file.file)
 
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bodies import Name, PathText, PlainText, Problem, RequestBody
+from app.bodies import JsonObject, Name, PathText, PlainText, Problem, RequestBody
 
 _EXAMPLE = {
     "model": "mdl_k5yqm2l7xw3c9ab4de6f",
@@ -27,7 +27,7 @@ class IndexCreate(RequestBody):
     checkpoints: Literal["all", "final"] | list[PathText] = Field(
         default="all", description="Which of the model's checkpoints; a path, or the end of one."
     )
-    options: dict[str, Any] = Field(
+    options: JsonObject = Field(
         default={}, description="Of the build (projection_dim, dtype, modules, max_length, …) and of the method."
     )
 

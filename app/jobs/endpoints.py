@@ -69,8 +69,9 @@ def cancel_job(job_id: str, session: WriteSession, tenant: Tenant, services: Ser
     responses=problems(404, 409, 422, 503),
 )
 def resume_job(job_id: str, session: WriteSession, tenant: Tenant, services: ServicesDep, response: Response) -> JobOut:
-    response.headers["Location"] = f"/v1/jobs/{job_id}"
-    return JobOut.model_validate(JobsService(session, tenant).resume(job_id, services.worker.follow))
+    job = JobsService(session, tenant).resume(job_id, services.worker.follow)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return JobOut.model_validate(job)
 
 
 @router.get(

@@ -47,17 +47,30 @@ class Metric(ABC):
     needs_eigen: bool = False
 
     @abstractmethod
-    def module_sketches(
-        self,
-        tracked: Sequence[TrackedModule],
-        statistics: Statistics,
-        projection: Projection,
-        *,
-        damping: float,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> dict[str, ModuleSketch]:
-        """Module name → sketch, on `device`. `right` factors are one object per input group."""
+    def module_sketches(self, tracked: Sequence[TrackedModule], setting: Setting) -> dict[str, ModuleSketch]:
+        """Module name → sketch. `right` factors are one object per input group."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a checkpoint's sketches are made from, and where they are to lie. damping: c of DESIGN §4."""
+
+    statistics: Statistics
+    projection: Projection
+    damping: float
+    dtype: torch.dtype
+    device: torch.device
+
+    def place(self, matrix: Tensor) -> Tensor:
+        return matrix.to(self.device, self.dtype)
+
+    def projected_left(self, module: TrackedModule) -> Tensor | None:
+        side = self.projection.left(module)
+        return None if side is None else self.place(torch.from_numpy(side))
+
+    def projected_right(self, module: TrackedModule) -> Tensor | None:
+        side = self.projection.right(module)
+        return None if side is None else self.place(torch.from_numpy(side))
 
 
 _METRICS: dict[str, Metric] = {}
@@ -72,13 +85,9 @@ def get_metric(name: str) -> Metric:
     return _METRICS[name]
 
 
-def as_tensor(side: np.ndarray | None) -> Tensor | None:
-    return None if side is None else torch.from_numpy(side)
-
-
-def compose(side: Tensor | None, whitening: Tensor) -> Tensor:
+def compose(side: np.ndarray | None, whitening: Tensor) -> Tensor:
     """Projection after whitening; float64."""
-    return whitening if side is None else side @ whitening
+    return whitening if side is None else torch.from_numpy(side) @ whitening
 
 
 def symmetric_eigen(matrix_DD: Tensor) -> tuple[Tensor, Tensor]:

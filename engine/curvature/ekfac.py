@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.curvature.base import Metric, Statistics, as_tensor, register
+from engine.curvature.base import Metric, Setting, register
 from engine.modules import TrackedModule
-from engine.sketch import EigenSketch, ModuleSketch, Projection
+from engine.sketch import EigenSketch, ModuleSketch
 
 
 class EKFac(Metric):
@@ -23,28 +23,18 @@ class EKFac(Metric):
     needs_covariance = True
     needs_eigen = True
 
-    def module_sketches(
-        self,
-        tracked: Sequence[TrackedModule],
-        statistics: Statistics,
-        projection: Projection,
-        *,
-        damping: float,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> dict[str, ModuleSketch]:
-        bases = {m.group: statistics.inputs_basis[m.group].to(device, dtype) for m in tracked}
-        rights = {m.group: as_tensor(projection.right(m)) for m in tracked}
-        rights = {group: None if side is None else side.to(device, dtype) for group, side in rights.items()}
+    def module_sketches(self, tracked: Sequence[TrackedModule], setting: Setting) -> dict[str, ModuleSketch]:
+        statistics = setting.statistics
+        bases = {m.group: setting.place(statistics.inputs_basis[m.group]) for m in tracked}
+        rights = {m.group: setting.projected_right(m) for m in tracked}
         sketches: dict[str, ModuleSketch] = {}
         for module in tracked:
-            left = as_tensor(projection.left(module))
-            scale_OI = inverse_root_of_moments(statistics.eigen[module.name] / statistics.examples, damping)
+            scale_OI = inverse_root_of_moments(statistics.eigen[module.name] / statistics.examples, setting.damping)
             sketches[module.name] = EigenSketch(
-                statistics.outputs_basis[module.name].to(device, dtype),
+                setting.place(statistics.outputs_basis[module.name]),
                 bases[module.group],
-                scale_OI.to(device, dtype),
-                None if left is None else left.to(device, dtype),
+                setting.place(scale_OI),
+                setting.projected_left(module),
                 rights[module.group],
             )
         return sketches

@@ -15,35 +15,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.curvature.base import Metric, Statistics, as_tensor, compose, register, symmetric_eigen
+from engine.curvature.base import Metric, Setting, compose, register, symmetric_eigen
 from engine.modules import TrackedModule
-from engine.sketch import ModuleSketch, Projection, SeparableSketch
+from engine.sketch import ModuleSketch, SeparableSketch
 
 
 class KFac(Metric):
     name = "kfac"
     needs_covariance = True
 
-    def module_sketches(
-        self,
-        tracked: Sequence[TrackedModule],
-        statistics: Statistics,
-        projection: Projection,
-        *,
-        damping: float,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> dict[str, ModuleSketch]:
+    def module_sketches(self, tracked: Sequence[TrackedModule], setting: Setting) -> dict[str, ModuleSketch]:
+        statistics = setting.statistics
         rights: dict[str, Tensor] = {}
         sketches: dict[str, ModuleSketch] = {}
         for module in tracked:
             if module.group not in rights:
-                whitening = inverse_root(statistics.inputs[module.group] / statistics.positions, damping)
-                rights[module.group] = compose(as_tensor(projection.right(module)), whitening).to(device, dtype)
-            whitening = inverse_root(statistics.outputs[module.name] / statistics.positions, damping)
-            left = compose(as_tensor(projection.left(module)), whitening / math.sqrt(statistics.mean_length))
+                whitening = inverse_root(statistics.inputs[module.group] / statistics.positions, setting.damping)
+                rights[module.group] = setting.place(compose(setting.projection.right(module), whitening))
+            whitening = inverse_root(statistics.outputs[module.name] / statistics.positions, setting.damping)
+            left = compose(setting.projection.left(module), whitening / math.sqrt(statistics.mean_length))
             sketches[module.name] = SeparableSketch(
-                module.outputs, module.inputs, left.to(device, dtype), rights[module.group]
+                module.outputs, module.inputs, setting.place(left), rights[module.group]
             )
         return sketches
 

@@ -15,7 +15,7 @@ from engine.batching import plan_batches
 from engine.capture import GradientCapture
 from engine.config import ModelConfig, Recipe
 from engine.curvature import get_metric
-from engine.curvature.base import Statistics
+from engine.curvature.base import Setting, Statistics
 from engine.features import GradientFeatures
 from engine.model import LoadedModel, load_model
 from engine.rows import Batcher
@@ -59,9 +59,8 @@ def encode(model: LoadedModel, texts: Sequence[tuple[str, str]]) -> list[Encoded
 
 def exact(model: LoadedModel) -> GradientFeatures:
     tracked = model.tracked(None)
-    sketches = get_metric("identity").module_sketches(
-        tracked, Statistics(0, 0), Projection(None, 0, 0), damping=0.0, dtype=torch.float64, device=model.device
-    )
+    setting = Setting(Statistics(0, 0), Projection(None, 0, 0), 0.0, torch.float64, model.device)
+    sketches = get_metric("identity").module_sketches(tracked, setting)
     return GradientFeatures(model, -1, tracked, sketches, unit_norm=False)
 
 

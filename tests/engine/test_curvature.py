@@ -13,7 +13,7 @@ from engine.batching import PaddedBatch
 from engine.capture import GradientCapture
 from engine.config import ModelConfig, Recipe
 from engine.curvature import get_metric
-from engine.curvature.base import Statistics
+from engine.curvature.base import Setting, Statistics
 from engine.curvature.fit import (
     LabelDraws,
     calibration_rows,
@@ -70,14 +70,8 @@ class Fitted:
             self.statistics = fit_statistics(capture, batches, self.metric, DRAWS)
 
     def features(self, width: int | None = None) -> GradientFeatures:
-        sketches = self.metric.module_sketches(
-            self.tracked,
-            self.statistics,
-            Projection(width, 0, 0),
-            damping=DAMPING,
-            dtype=torch.float64,
-            device=torch.device("cpu"),
-        )
+        setting = Setting(self.statistics, Projection(width, 0, 0), DAMPING, torch.float64, torch.device("cpu"))
+        sketches = self.metric.module_sketches(self.tracked, setting)
         return GradientFeatures(self.model, -1, self.tracked, sketches, unit_norm=False)
 
     def whitened(self, encoded: Encoded, width: int | None = None) -> dict[str, Tensor]:
