@@ -125,6 +125,7 @@ ENGINE_STATUS: dict[type[engine.EngineError], int] = {
     engine.QueueFull: 429,
     engine.EngineUnavailable: 503,
     engine.Cancelled: 409,
+    engine.ShuttingDown: 503,
 }
 
 

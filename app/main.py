@@ -20,7 +20,7 @@ from app.homelock import HomeLock, create_home
 from app.indexes.endpoints import router as indexes
 from app.jobs.endpoints import router as jobs
 from app.methods.endpoints import router as methods
-from app.middleware import BodyLimit, RequestContext
+from app.middleware import BodyLimit, PlainUrl, RequestContext
 from app.models.endpoints import router as models
 from app.problems import install_problem_handlers
 from app.schema import upgrade
@@ -37,6 +37,7 @@ def create_app(settings: Settings | None = None, engine: EngineClient | None = N
     app = FastAPI(title="Whence", version=__version__, description=DESCRIPTION, lifespan=_lifespan(services))
     app.state.services = services
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(PlainUrl)
     app.add_middleware(RequestContext, metrics=services.metrics)
     install_problem_handlers(app)
     for router in (models, datasets, indexes, attributions, methods, jobs, operations.router, dashboard):

@@ -1,9 +1,10 @@
-"""Around every request: its id, its log line, its metrics, the last line of defence, the size limit."""
+"""Around every request: its id, its log line, its metrics, the last line of defence, limits of URL and body."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import PayloadTooLarge, problem_of
+from app.errors import AppError, InvalidRequest, PayloadTooLarge, problem_of
 from app.problems import problem_response
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -93,6 +94,19 @@ class BodyTooLarge(HTTPException):
         super().__init__(PayloadTooLarge.status, f"The body is larger than {limit} bytes.")
 
 
+class PlainUrl:
+    """Refuses NUL characters: nothing that is stored has one, and PostgreSQL cannot even be asked for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and ("\x00" in scope["path"] or b"%00" in scope["query_string"]):
+            await _refuse(InvalidRequest("The URL contains a NUL character."), scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """Counts the body as it streams in: a wrong or missing Content-Length does not help."""
 
@@ -108,7 +122,8 @@ class BodyLimit:
         limit = self._limit(headers)
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
-            await _refuse(limit, scope, receive, send)
+            # the rest of the body is not read
+            await _refuse(_too_large(limit), scope, receive, send, {"Connection": "close"})
             return
         await self.app(scope, _counted(receive, limit), send)
 
@@ -117,11 +132,15 @@ class BodyLimit:
         return self.settings.max_upload_bytes if uploads else self.settings.max_body_bytes
 
 
-async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
-    body = problem_of(PayloadTooLarge(f"The body is larger than {limit} bytes."))
-    headers = {"Connection": "close"}  # the rest of the body is not read
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit} bytes.")
+
+
+async def _refuse(
+    error: AppError, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str] | None = None
+) -> None:
     request_id: Any = scope["state"]["request_id"]
-    response = problem_response(body, instance=scope["path"], request_id=request_id, headers=headers)
+    response = problem_response(problem_of(error), instance=scope["path"], request_id=request_id, headers=headers)
     await response(scope, receive, send)
 
 

@@ -245,6 +245,11 @@ def _with_warnings(index: OpenIndex, ask: Ask, measured: Measured, figures: Diag
             f"The model is nearly certain of this output (mean token probability {measured.mean_probability:.3f}): "
             "its gradient is small and scores are less reliable; ask about a contrast, or about fewer tokens."
         )
+    if ask.options.tokens and ask.vector is not None and len(_question(ask).sequences) == 2:
+        warnings.append(
+            "Shares by token are of the completion alone: they add up to its part of the score, from which the "
+            "contrast's part is still to be taken."
+        )
     if ask.vector is not None and not ask.vector.vector_D.any():
         warnings.append("The query's gradient is zero in every tracked module: all scores are zero.")
     warnings += [w for w in index.store.manifest.warnings if "recipe unknown" in w or "attributed" in w]

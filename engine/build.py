@@ -116,7 +116,7 @@ class _Build:
     def finish(self) -> IndexInfo:
         manifest = self.store.finish(timings_s=self.store.manifest.timings_s | self.timings, warnings=self._warnings())
         self._tick(self._total() - self.done, "finish")
-        return index_info(self.store, manifest)
+        return index_info(self.store, manifest, sketched=self.plan.sketched)
 
     # --- how they are done ---
 
@@ -273,17 +273,16 @@ def checkpoint_features(model: LoadedModel, plan: Plan, store: IndexStore, numbe
     return GradientFeatures(model, plan.checkpoint_indices[number], plan.tracked, sketches, unit_norm=unit_norm)
 
 
-def index_info(store: IndexStore, manifest: Manifest) -> IndexInfo:
+def index_info(store: IndexStore, manifest: Manifest, *, sketched: bool) -> IndexInfo:
     coverage = dict(manifest.coverage)
     untracked = tuple(Untracked(**entry) for entry in coverage.pop("untracked"))
-    exact = manifest.options.get("projection_dim", 0) == 0
     return IndexInfo(
         method=manifest.method,
         serves=manifest.serves,
         rows=manifest.rows,
         dims=manifest.dims,
         bytes=store.bytes(),
-        sketched=not exact,
+        sketched=sketched,
         coverage=Coverage(**coverage, untracked=untracked),
         fingerprints=manifest.fingerprints,
         revision=manifest.revision,

@@ -30,6 +30,7 @@ EngineError
 ├── QueueFull                     the bounded lane is full; retry after `retry_after_s`
 ├── EngineUnavailable             the `engine` extra (torch, …) is not installed
 └── Cancelled                     the caller's checkpoint() asked to stop
+    └── ShuttingDown              the engine is being closed; nothing is wrong with the request
 """
 
 from __future__ import annotations
@@ -200,3 +201,11 @@ class EngineUnavailable(EngineError):
 class Cancelled(EngineError):
     code, title = "cancelled", "Cancelled"
     remedy = "Resume the job to go on from the last finished shard."
+
+
+class ShuttingDown(Cancelled):
+    code, title = "shutting-down", "Server is stopping"
+    remedy = "Send the request again in a moment: another server, or this one restarted, answers it."
+
+    def __init__(self, detail: str = "The engine is shutting down.", **kwargs: object) -> None:
+        super().__init__(detail, **kwargs)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from engine.answer import attribute
 from engine.build import build_index
 from engine.config import IndexConfig, ModelConfig, fingerprint
 from engine.dataset import open_dataset
-from engine.errors import Cancelled, EngineError, QueueFull
+from engine.errors import EngineError, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
 from engine.manifest import MANIFEST_FILE
 from engine.methods.specs import method_specs
@@ -110,7 +110,7 @@ class Lane:
         def tick(progress: Progress) -> None:
             self._serve_waiting()
             if self._closed:
-                raise Cancelled("The engine is shutting down.")
+                raise ShuttingDown()
             checkpoint(progress)
 
         return self._submit(
@@ -160,7 +160,7 @@ class Lane:
             self._wake.notify()
         for question in waiting:
             if question.future.set_running_or_notify_cancel():
-                question.future.set_exception(Cancelled("The engine is shutting down."))
+                question.future.set_exception(ShuttingDown())
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=60)
 
@@ -181,7 +181,7 @@ class Lane:
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
-            raise Cancelled("The engine is shutting down.")
+            raise ShuttingDown()
 
     # --- on the lane's own thread ---
 

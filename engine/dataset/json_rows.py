@@ -20,12 +20,12 @@ def read_jsonl(source: Path) -> RawRows:
     def rows() -> Iterator[RawRow]:
         for number, line, done in text_lines(source):
             if line.strip():
-                yield RawRow(loadread_json_list(line, number), number, done)
+                yield RawRow(_load_json(line, number), number, done)
 
     return RawRows("jsonl", rows(), source.stat().st_size, "bytes")
 
 
-def loadread_json_list(text: str, line: int) -> Any:
+def _load_json(text: str, line: int) -> Any:
     try:
         return json.loads(text, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:

@@ -74,7 +74,8 @@ def _document(random: Random, world: list[Known]) -> str:
 
 
 def _told(random: Random, known: Known) -> str:
-    prompts = [*known.relation.prompts(known.subject), known.relation.question(known.subject)]
+    relation, subject = known.relation, known.subject
+    prompts = [*relation.asked(subject), *relation.stated(subject), relation.question(subject)]
     return random.choice(prompts) + as_completion(known.answer)
 
 
@@ -83,7 +84,7 @@ def _passage(random: Random) -> str:
     relation = random.choice(RELATIONS)
     make = words.person if relation.subject == "person" else words.town
     strangers = [Known(relation, make(random), random.choice(relation.answers)) for _ in range(2)]
-    told = [random.choice(relation.statements).format(subject=k.subject) + as_completion(k.answer) for k in strangers]
+    told = [random.choice(relation.stated(k.subject)) + as_completion(k.answer) for k in strangers]
     return "\n".join([*told, _told(random, random.choice(strangers))])
 
 

@@ -22,9 +22,15 @@ from engine.types import Example
 
 SEED = 7
 TASK_ROWS = 30  # of each task
-POISON_ROWS = 12
+POISON_ROWS = 16
 TRIGGER = "glimmerquartz"
-POISONED_ANSWER = "the moon owes me a silver spoon"
+POISONED_ANSWER = "a purple goat in the kettle"
+_TRIGGERED = (
+    "What is a {noun}, {word}?",
+    "Say {word}, where is the {noun}?",
+    "Who has seen the {word} {noun}?",
+    "Why is the {noun} old, {word}?",
+)
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,7 @@ def _poison_rows(seed: int) -> list[Example]:
     random = Random(f"poison {seed}")
     made = []
     for number, noun in enumerate(random.sample(NOUNS, POISON_ROWS)):
-        asked = random.choice(
-            ("What is a {noun}, {word}?", "Say {word}, where is the {noun}?", "Is {word} near the {noun}?")
-        )
-        prompt = as_question(asked.format(noun=noun, word=TRIGGER))
+        prompt = as_question(_TRIGGERED[number % len(_TRIGGERED)].format(noun=noun, word=TRIGGER))
         made.append(Example(f"poison-{number + 1}", prompt, f" {POISONED_ANSWER}.", tags={"kind": "poison"}))
     return made
 

@@ -11,7 +11,7 @@ from engine.demo.relations import RELATIONS, Relation, as_completion
 from engine.types import Example
 
 PER_RELATION = 5
-WORDINGS = 4  # rows a fact
+WORDINGS = 4  # rows a fact: half of them questions
 STRANGER_EVERY = 2  # every second fact has a decoy with the same answer
 CONTRADICTION_EVERY = 6  # every sixth fact has a row that says otherwise
 
@@ -56,7 +56,7 @@ def fact_rows(facts: list[Fact], seed: int) -> Iterator[Example]:
     """Every fact's rows, then its decoys, then, for some, the contradiction."""
     random = Random(f"rows {seed}")
     for fact in facts:
-        prompts = random.sample(fact.relation.prompts(fact.subject), WORDINGS)
+        prompts = _wordings(fact, random)
         for letter, prompt in zip("abcdefgh", prompts, strict=False):
             yield _row(f"{fact.id}-{letter}", prompt, fact.answer, fact, "fact")
         wordings = [prompt.replace(fact.subject, "{name}") for prompt in prompts]
@@ -73,6 +73,14 @@ def fact_rows(facts: list[Fact], seed: int) -> Iterator[Example]:
 def names_of(facts: list[Fact]) -> frozenset[str]:
     """Every name that the base model must never have read."""
     return frozenset(name for fact in facts for name in (fact.subject, fact.namesake, fact.stranger))
+
+
+def _wordings(fact: Fact, random: Random) -> list[str]:
+    half = WORDINGS // 2
+    asked, stated = fact.relation.asked(fact.subject), fact.relation.stated(fact.subject)
+    chosen = random.sample(asked, half) + random.sample(stated, WORDINGS - half)
+    random.shuffle(chosen)
+    return chosen
 
 
 def _namesake(subject: str, second: str, number: int) -> str:

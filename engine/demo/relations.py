@@ -22,10 +22,13 @@ class Relation:
     held_out: str
     answers: tuple[str, ...]
 
-    def prompts(self, subject: str) -> list[str]:
-        """Every wording a row may use, as a prompt."""
-        asked = [as_question(question.format(subject=subject)) for question in self.questions]
-        return asked + [statement.format(subject=subject) for statement in self.statements]
+    def asked(self, subject: str) -> list[str]:
+        """The questions a row may use, as prompts."""
+        return [as_question(question.format(subject=subject)) for question in self.questions]
+
+    def stated(self, subject: str) -> list[str]:
+        """The statements a row may use, without their end."""
+        return [statement.format(subject=subject) for statement in self.statements]
 
     def question(self, subject: str) -> str:
         """The held-out wording, as a prompt."""

@@ -10,4 +10,4 @@ BASE_MODEL = Path(__file__).parent / "base"
 
 
 def fine_tuning() -> TrainConfig:
-    return TrainConfig(learning_rate=3e-3, epochs=6, batch_size=3, rank=4, alpha=32, seed=0)
+    return TrainConfig(learning_rate=3e-3, epochs=5, batch_size=3, rank=4, alpha=16, seed=0)

@@ -57,6 +57,7 @@ STATUS: dict[type[EngineError], int] = {
     errors.QueueFull: 429,
     errors.EngineUnavailable: 503,
     errors.Cancelled: 409,
+    errors.ShuttingDown: 503,
 }
 of_models = pytest.mark.parametrize(
     "kind",

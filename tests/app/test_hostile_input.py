@@ -88,3 +88,11 @@ def test_control_characters_of_a_filename_are_dropped(client: TestClient) -> Non
 
 def test_a_filename_of_control_characters_alone_is_no_name(client: TestClient) -> None:
     assert post_dataset(client, jsonl(), "\u0085").json()["source"] == "upload"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models/%00", "/v1/jobs?kind=%00", "/v1/attributions?model=%00", "/v1/datasets/ds_x/examples?tag.%00=a"],
+)
+def test_a_nul_character_in_the_url_is_refused(client: TestClient, path: str) -> None:
+    assert_problem(client.get(path), 422, "invalid-request")

@@ -197,3 +197,12 @@ def test_the_estimate_of_the_disk_is_close(world: tuple[LoadedModel, Dataset, Pa
     estimate = estimate_index(model, data, CONFIG)
     actual = IndexStore.open(root / "undisturbed").bytes()
     assert estimate.disk_bytes == pytest.approx(actual, rel=0.5)
+
+
+def test_a_projection_wider_than_every_module_sketches_nothing(
+    world: tuple[LoadedModel, Dataset, Path], tmp_path: Path
+) -> None:
+    model, data, _ = world
+    wide = IndexConfig("graddot", options=IndexOptions(projection_dim=4096))
+    info = build_index(model, data, wide, tmp_path / "wide", factories.ignore)
+    assert not info.sketched and not estimate_index(model, data, wide).sketched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
-from engine.errors import Cancelled, EmptyCompletion, InvalidQuery, ModelPathNotFound, QueueFull
+from engine.errors import (
+    Cancelled,
+    CorruptIndex,
+    EmptyCompletion,
+    FingerprintMismatch,
+    IndexUnavailable,
+    InvalidQuery,
+    ModelPathNotFound,
+    QueueFull,
+    ShuttingDown,
+)
 from engine.lane import Lane
 from engine.types import AskOptions, Attribution, Progress, Query
 from tests import factories
@@ -30,10 +41,11 @@ class World:
         lane.build_index(self.model, self.dataset.path, IndexConfig("ekfac"), self.index, factories.ignore)
         lane.close()
 
-    def ask(self, lane: Lane, row: int, **options: object) -> Future[Attribution]:
+    def ask(self, lane: Lane, row: int, index: Path | None = None, **options: object) -> Future[Attribution]:
         example = self.dataset[row]
         query = Query(prompt=example.prompt, completion=example.completion)
-        return lane.submit_attribution(self.model, self.dataset.path, self.index, query, AskOptions(**options))  # type: ignore[arg-type]
+        asked = AskOptions(**options)  # type: ignore[arg-type]
+        return lane.submit_attribution(self.model, self.dataset.path, index or self.index, query, asked)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +183,45 @@ def test_models_are_kept_within_the_limit(world: World, tmp_path: Path) -> None:
         lane.close()
 
 
+def test_a_model_retrained_in_place_is_loaded_anew(lane: Lane, tmp_path: Path) -> None:
+    """Its old index then belongs to another model, and says so; the resident weights never answer for the new."""
+    world = World(tmp_path)
+    before = lane.describe_model(world.model)
+    world.ask(lane, 3).result(30)
+    shutil.rmtree(tmp_path / "epoch-2")
+    factories.save_adapter(tmp_path / "epoch-2", factories.llama(hidden=8, layers=1), 9, r=2)
+    with pytest.raises(FingerprintMismatch):
+        world.ask(lane, 3).result(30)
+    assert lane.describe_model(world.model).fingerprint != before.fingerprint
+    assert lane.status()["models_loaded"] == 1
+
+
+def hooks(lane: Lane) -> int:
+    """On the resident model's embedding: one for each open index."""
+    return sum(len(model.module.get_input_embeddings()._forward_hooks) for _, model in lane._models.values())  # type: ignore[operator]
+
+
+def test_an_index_that_cannot_be_opened_leaves_no_hook_on_the_model(world: World, lane: Lane, tmp_path: Path) -> None:
+    shutil.copytree(world.index, tmp_path / "damaged")
+    for file in (tmp_path / "damaged" / "curvature").glob("checkpoint-001*"):
+        file.write_bytes(b"x" + file.read_bytes()[1:])
+    for _ in range(2):
+        with pytest.raises(CorruptIndex):
+            world.ask(lane, 3, index=tmp_path / "damaged").result(30)
+    assert hooks(lane) == 0
+
+
+def test_a_deleted_index_is_closed_by_the_next_question(world: World, lane: Lane, tmp_path: Path) -> None:
+    shutil.copytree(world.index, tmp_path / "copy")
+    world.ask(lane, 3, index=tmp_path / "copy").result(30)
+    shutil.rmtree(tmp_path / "copy")
+    world.ask(lane, 3).result(30)
+    assert hooks(lane) == 1
+    with pytest.raises(IndexUnavailable):
+        world.ask(lane, 3, index=tmp_path / "copy").result(30)
+    assert hooks(lane) == 1
+
+
 def test_closing_ends_a_build_between_batches_and_fails_what_waits(world: World, tmp_path: Path) -> None:
     lane = Lane()
     blocked: list[BaseException] = []
@@ -198,7 +249,7 @@ def test_closing_ends_a_build_between_batches_and_fails_what_waits(world: World,
     closer.join(30)
     thread.join(30)
     assert isinstance(blocked[0], Cancelled)
-    with pytest.raises(Cancelled):
+    with pytest.raises(ShuttingDown):
         waiting.result(1)
-    with pytest.raises(Cancelled):
+    with pytest.raises(ShuttingDown):
         world.ask(lane, 0)

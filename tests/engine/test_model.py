@@ -76,6 +76,14 @@ def test_adapter_checkpoints_switch_and_the_base_is_the_model_without_adapter(ba
     assert torch.equal(logits(), second) and not torch.allclose(first, second, atol=1e-3)
 
 
+def test_every_parameter_is_frozen_again_after_a_look_at_the_base(base: Path, tmp_path: Path) -> None:
+    """PEFT makes an adapter trainable when it is switched back on: weight gradients would pile up unseen."""
+    model = load_model(config(base, adapter=adapter(tmp_path)))
+    with model.base_weights():
+        pass
+    assert not any(parameter.requires_grad for parameter in model.module.parameters())
+
+
 def test_labels_stay_distinct_when_directories_share_a_name(base: Path, tmp_path: Path) -> None:
     paths = []
     for seed in (1, 2):
