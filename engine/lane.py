@@ -201,10 +201,13 @@ class Lane:
                 self._serve_waiting()
 
     def _serve_waiting(self) -> None:
-        """Every errand and query that waits now; called between the batches of a build as well."""
-        while self._errands:
+        """Every errand and query that waits now; called between the batches of a build as well. Those that come
+        meanwhile wait for the next call: a steady stream of queries slows a build down but never stops it."""
+        for _ in range(len(self._errands)):
             self._errands.popleft()()
-        while batch := self._next_batch():
+        left = len(self._questions)
+        while left > 0 and (batch := self._next_batch()):
+            left -= len(batch)
             started = time.perf_counter()
             self._answer(batch)
             self._batches += 1

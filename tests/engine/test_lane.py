@@ -101,6 +101,20 @@ def test_a_query_overtakes_a_build_and_both_are_right(world: World, lane: Lane, 
         assert (tmp_path / "disturbed" / file).read_bytes() == (tmp_path / "quiet" / file).read_bytes()
 
 
+def test_a_steady_stream_of_queries_does_not_starve_a_build(world: World, lane: Lane, tmp_path: Path) -> None:
+    """Each answer asks the next question, so that the queue is never empty."""
+    answered: list[Attribution] = []
+
+    def ask_again(future: Future[Attribution]) -> None:
+        answered.append(future.result(0))
+        if len(answered) < 100:
+            world.ask(lane, 5).add_done_callback(ask_again)
+
+    world.ask(lane, 5).add_done_callback(ask_again)
+    lane.build_index(world.model, world.dataset.path, IndexConfig("graddot"), tmp_path / "i", factories.ignore)
+    assert 0 < len(answered) < 100
+
+
 class Blocked:
     """Keeps the lane busy until released."""
 
