@@ -176,7 +176,7 @@ class IndexUnavailable(EngineError):
 
 class CorruptIndex(EngineError):
     code, title = "corrupt-index", "Index file damaged"
-    remedy = "Resume the index's build job: the named file is rebuilt, the others are kept."
+    remedy = "Build the index again; while its build job is unfinished, resume that job: whole files are kept."
 
 
 class StorageFull(EngineError):

@@ -192,13 +192,11 @@ class Lane:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._closed or self._questions or self._errands or self._builds)
-                build = None if self._questions or self._errands or not self._builds else self._builds.popleft()
-                if self._closed and build is None and not self._errands:
+                if self._closed and not self._errands and not self._builds:
                     return
-            if build is not None:
-                build()
-            else:
-                self._serve_waiting()
+            self._serve_waiting()
+            if self._builds:
+                self._builds.popleft()()
 
     def _serve_waiting(self) -> None:
         """Every errand and query that waits now; called between the batches of a build as well. Those that come

@@ -27,11 +27,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 @dataclass(frozen=True)
 class State:
-    """One checkpoint: its label, content hash and trained tensors (parameter name → tensor)."""
+    """One checkpoint: the names it goes by, its content hash and its trained tensors (parameter name → tensor)."""
 
-    label: str
+    labels: tuple[str, ...]
     fingerprint: str
     tensors: dict[str, Tensor]
+
+    @property
+    def label(self) -> str:
+        return self.labels[0]
 
 
 class LoadedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,15 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Loade
     )
 
 
-def _directories(config: ModelConfig) -> tuple[Path, list[Path], list[Path]]:
+@dataclass(frozen=True)
+class _Source:
+    """A checkpoint's directory and every name it goes by."""
+
+    path: Path
+    labels: tuple[str, ...]
+
+
+def _directories(config: ModelConfig) -> tuple[Path, list[_Source], list[_Source]]:
     """(base, adapter checkpoints, dense checkpoints); one of the two lists is empty."""
     base = Path(config.base)
     checkpoints = [Path(path) for path in config.checkpoints]
@@ -67,12 +76,25 @@ def _directories(config: ModelConfig) -> tuple[Path, list[Path], list[Path]]:
     adapters = [path for path in checkpoints if is_adapter(path)]
     if adapters and len(adapters) < len(checkpoints):
         raise UnsupportedModel("Checkpoints mix adapters and dense models.", remedy="Give checkpoints of one kind.")
-    return base, _distinct(adapters), _distinct([path for path in checkpoints if not is_adapter(path)])
+    sources = _distinct(checkpoints)
+    return (base, sources, []) if adapters else (base, [], sources)
 
 
-def _distinct(paths: list[Path]) -> list[Path]:
-    """Without repeats by content: the last checkpoint is often the adapter itself."""
-    return list({directory_fingerprint(path): path for path in paths}.values())
+def _distinct(paths: list[Path]) -> list[_Source]:
+    """Each content once, in the place of its last mention: the adapter is often a copy of a checkpoint, not always
+    of the last one, and the last state is the tuned model.
+
+    A label is the directory's name, with its place behind it where two directories share one.
+    """
+    unique = list(dict.fromkeys(paths))
+    names = [path.name for path in unique]
+    labels = {p: p.name if names.count(p.name) == 1 else f"{p.name}#{place}" for place, p in enumerate(unique)}
+    found: dict[str, _Source] = {}
+    for path in paths:
+        content = directory_fingerprint(path)
+        earlier = found.pop(content).labels if content in found else ()
+        found[content] = _Source(path, tuple(dict.fromkeys((*earlier, labels[path]))))
+    return list(found.values())
 
 
 def _load_dense(path: Path, config: ModelConfig) -> nn.Module:
@@ -97,35 +119,38 @@ def _load_dense(path: Path, config: ModelConfig) -> nn.Module:
 
 
 def _dense_states(
-    module: nn.Module, base: Path, checkpoints: list[Path], config: ModelConfig
+    module: nn.Module, base: Path, checkpoints: list[_Source], config: ModelConfig
 ) -> tuple[State | None, list[State]]:
     """Without checkpoints the base is itself the fine-tuned model, and nothing is known of what came before."""
-    loaded = State("base", directory_fingerprint(base), dict(module.named_parameters()))
+    loaded = State(("base",), directory_fingerprint(base), dict(module.named_parameters()))
     if not checkpoints:
         return None, [loaded]
-    snapshot = State("base", loaded.fingerprint, {name: p.detach().clone() for name, p in loaded.tensors.items()})
+    snapshot = State(("base",), loaded.fingerprint, {name: p.detach().clone() for name, p in loaded.tensors.items()})
     states = []
-    for path in checkpoints:
-        tensors = dict(_load_dense(path, config).named_parameters())
+    for source in checkpoints:
+        tensors = dict(_load_dense(source.path, config).named_parameters())
         if {n: p.shape for n, p in tensors.items()} != {n: p.shape for n, p in snapshot.tensors.items()}:
             raise UnsupportedModel(
-                f"Checkpoint {path} is not a fine-tune of {base}: its parameters differ in name or shape."
+                f"Checkpoint {source.path} is not a fine-tune of {base}: its parameters differ in name or shape."
             )
-        states.append(State(path.name, directory_fingerprint(path), {n: p.detach() for n, p in tensors.items()}))
-    return snapshot, _unique_labels(states)
+        detached = {name: parameter.detach() for name, parameter in tensors.items()}
+        states.append(State(source.labels, directory_fingerprint(source.path), detached))
+    return snapshot, states
 
 
-def _load_lora(config: ModelConfig, base: Path, adapters: list[Path]) -> tuple[nn.Module, list[State], tuple[str, ...]]:
-    _check_adapter_configs(adapters)
+def _load_lora(
+    config: ModelConfig, base: Path, adapters: list[_Source]
+) -> tuple[nn.Module, list[State], tuple[str, ...]]:
+    last = adapters[-1].path
+    _check_adapter_configs([adapter.path for adapter in adapters])
     module = _load_dense(base, config)
     try:
-        peft = PeftModel.from_pretrained(module, str(adapters[-1]), is_trainable=False, autocast_adapter_dtype=False)
+        peft = PeftModel.from_pretrained(module, str(last), is_trainable=False, autocast_adapter_dtype=False)
     except SafetensorError as error:
-        raise NotAModel(f"{adapters[-1]} cannot be loaded: {_first_line(error)}") from None
+        raise NotAModel(f"{last} cannot be loaded: {_first_line(error)}") from None
     except (ValueError, RuntimeError, KeyError) as error:
-        raise AdapterBaseMismatch(f"{adapters[-1]} does not fit {base}: {_first_line(error)}") from None
-    states = [_adapter_state(peft, path, config) for path in adapters]
-    return peft, _unique_labels(states), _base_name_warning(base, adapters[-1])
+        raise AdapterBaseMismatch(f"{last} does not fit {base}: {_first_line(error)}") from None
+    return peft, [_adapter_state(peft, adapter, config) for adapter in adapters], _base_name_warning(base, last)
 
 
 def _check_adapter_configs(adapters: list[Path]) -> None:
@@ -145,7 +170,8 @@ def _comparable(value: object) -> object:
     return sorted(value) if isinstance(value, list) else value
 
 
-def _adapter_state(peft: PeftModel, path: Path, config: ModelConfig) -> State:
+def _adapter_state(peft: PeftModel, source: _Source, config: ModelConfig) -> State:
+    path = source.path
     try:
         result = set_peft_model_state_dict(peft, load_peft_weights(str(path), device="cpu"))
     except SafetensorError as error:
@@ -167,7 +193,7 @@ def _adapter_state(peft: PeftModel, path: Path, config: ModelConfig) -> State:
     for name, parameter in peft.named_parameters():
         if modules.is_adapter_part(name):
             parameter.data = parameter.data.to(dtype)
-    return State(path.name, directory_fingerprint(path), tensors)
+    return State(source.labels, directory_fingerprint(path), tensors)
 
 
 def _base_name_warning(base: Path, adapter: Path) -> tuple[str, ...]:
@@ -177,17 +203,8 @@ def _base_name_warning(base: Path, adapter: Path) -> tuple[str, ...]:
     return ()
 
 
-def _unique_labels(states: list[State]) -> list[State]:
-    """Label by directory name; where two directories share one, by position too."""
-    names = [state.label for state in states]
-    return [
-        State(name if names.count(name) == 1 else f"{name}#{i}", state.fingerprint, state.tensors)
-        for i, (name, state) in enumerate(zip(names, states, strict=True))
-    ]
-
-
 def _on_device(state: State, device: torch.device) -> State:
-    return State(state.label, state.fingerprint, {name: t.to(device) for name, t in state.tensors.items()})
+    return State(state.labels, state.fingerprint, {name: t.to(device) for name, t in state.tensors.items()})
 
 
 def _load_tokenizer(config: ModelConfig, base: Path) -> Any:

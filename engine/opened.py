@@ -94,7 +94,7 @@ def plan_of(store: IndexStore, model: LoadedModel) -> Plan:
     shared: dict[str, Any] = {key: value for key, value in manifest.options.items() if key in known}
     if shared.get("modules") is not None:
         shared["modules"] = tuple(shared["modules"])
-    labels = {state.label for state in model.states}
+    labels = {label for state in model.states for label in state.labels}
     missing = [label for label in manifest.checkpoints if label not in labels]
     if missing:
         raise FingerprintMismatch(f"The index was built on checkpoint {missing[0]!r}, which this model does not have.")

@@ -98,15 +98,15 @@ def resolve_method(name: str, model: LoadedModel) -> str:
 
 
 def select_checkpoints(model: LoadedModel, config: IndexConfig) -> tuple[int, ...]:
-    labels = [state.label for state in model.states]
+    labels = {label: place for place, state in enumerate(model.states) for label in state.labels}
     if config.checkpoints == "all":
-        return tuple(range(len(labels)))
+        return tuple(range(len(model.states)))
     if config.checkpoints == "final":
-        return (len(labels) - 1,)
+        return (len(model.states) - 1,)
     for label in config.checkpoints:
         if label not in labels:
             raise InvalidOption(f"No checkpoint {label!r}; the model has {', '.join(labels)}.", pointer="/checkpoints")
-    return tuple(sorted({labels.index(label) for label in config.checkpoints}))
+    return tuple(sorted({labels[label] for label in config.checkpoints}))
 
 
 def _projection_width(options: IndexOptions, tracked: tuple[TrackedModule, ...], vectors: int) -> int | None:

@@ -59,9 +59,8 @@ def prepare(model: LoadedModel, max_length: int | None, query: Query) -> Questio
             raise InvalidQuery("The contrast equals the completion: their difference is zero.", pointer="/contrast")
         other = encoder.encode_query(prompt=query.prompt, messages=query.messages, completion=query.contrast, eos=ends)
         sequences = (first, other)
-    prompt = query.prompt if query.prompt is not None else _last_user_text(query.messages or ())
-    tokens = encoder.tokens(first, encoder.prompt_text(prompt=query.prompt, messages=query.messages), query.completion)
-    return Question(prompt, query.completion, sequences, tokens)
+    prompt = encoder.prompt_text(prompt=query.prompt, messages=query.messages)
+    return Question(prompt, query.completion, sequences, encoder.tokens(first, prompt, query.completion))
 
 
 def _with_completion(model: LoadedModel, encoder: TextEncoder, query: Query) -> tuple[Query, bool | None]:
@@ -116,7 +115,3 @@ def generate(model: LoadedModel, prompt_ids: Sequence[int], options: Generate) -
     if not text:
         raise InvalidQuery("The model generated nothing to explain.", remedy="Give a completion, or another prompt.")
     return text, ended
-
-
-def _last_user_text(messages: Sequence[Message]) -> str:
-    return next((message.content for message in reversed(messages) if message.role != "assistant"), "")

@@ -53,9 +53,18 @@ def one_line(value: object, limit: int = 200) -> Text:
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Columns whose name begins with '>' are right-aligned numbers."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
-    for column in columns:
+    rows = list(rows)
+    for place, column in enumerate(columns):
+        # Numbers and ids are read or copied whole: other columns give way to them.
+        whole = column.startswith(">") or column == "id"
+        overflow = "ignore" if column == "id" else "ellipsis"
+        width = max((len(str(row[place])) for row in rows), default=2) if column == "id" else None
         made.add_column(
-            column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=column[0] == ">"
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=whole,
+            overflow=overflow,
+            min_width=width,
         )
     for row in rows:
         made.add_row(*[cell if isinstance(cell, Text) else one_line(cell) for cell in row])

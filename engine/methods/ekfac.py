@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.methods.base import GradientMethod, register
-from engine.methods.kfac import WhitenedOptions
+from engine.methods.options import WhitenedOptions
 
 EKFAC = register(
     GradientMethod(

@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from pydantic import ConfigDict
-
-from engine.methods.base import GradientMethod, Normalize, register
-
-
-@dataclass(frozen=True)
-class GradDotOptions:
-    """normalize: how answers are scaled unless the request says otherwise."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    normalize: Normalize = "none"
-
+from engine.methods.base import GradientMethod, register
+from engine.methods.options import GradDotOptions
 
 GRADDOT = register(
     GradientMethod(

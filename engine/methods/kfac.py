@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
-
-from pydantic import ConfigDict, Field
-
-from engine.methods.base import GradientMethod, Normalize, register
-
-
-@dataclass(frozen=True)
-class WhitenedOptions:
-    """damping: c, relative to the mean of the curvature (DESIGN §4). normalize: see GradDotOptions."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    damping: Annotated[float, Field(gt=0, le=1e6)] = 0.01
-    normalize: Normalize = "none"
-
+from engine.methods.base import GradientMethod, register
+from engine.methods.options import WhitenedOptions
 
 KFAC = register(
     GradientMethod(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.config import ModelConfig, Recipe
+from engine.config import IndexConfig, ModelConfig, Recipe
 from engine.errors import (
     AdapterBaseMismatch,
     InvalidOption,
@@ -21,6 +21,7 @@ from engine.errors import (
     UnsupportedModel,
 )
 from engine.model import load_model
+from engine.plan import select_checkpoints
 from tests import factories
 
 
@@ -93,6 +94,22 @@ def test_labels_stay_distinct_when_directories_share_a_name(base: Path, tmp_path
         paths.append(str(target))
     labels = [state.label for state in load_model(config(base, checkpoints=tuple(paths))).states]
     assert labels == ["final#0", "final#1"]
+
+
+def test_an_adapter_that_copies_an_earlier_checkpoint_is_still_the_tuned_model(base: Path, tmp_path: Path) -> None:
+    """As `load_best_model_at_end` leaves it: the adapter is epoch 1 of 3. It answers to both of its names."""
+    paths = [adapter(tmp_path, seed) for seed in (1, 2, 3)]
+    best = tmp_path / "best"
+    shutil.copytree(paths[0], best)
+    model = load_model(config(base, checkpoints=tuple(paths), adapter=str(best)))
+    assert [state.labels for state in model.states] == [("adapter-2",), ("adapter-3",), ("adapter-1", "best")]
+    alone = load_model(config(base, adapter=str(best)))
+    model.use(0)
+    model.use(-1)
+    for (name, one), (_, two) in zip(model.module.named_parameters(), alone.module.named_parameters(), strict=True):
+        assert torch.equal(one, two), name
+    for label in ("best", "adapter-1"):
+        assert select_checkpoints(model, IndexConfig(checkpoints=(label,))) == (2,)
 
 
 def test_fingerprints_follow_content_not_place(base: Path, tmp_path: Path) -> None:
