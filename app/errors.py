@@ -15,7 +15,6 @@ AppError
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from engine import errors as engine
+from engine.durable import FULL_DISK
 
 PROBLEM_TYPE_PREFIX = "urn:whence:problem:"
 
@@ -150,7 +150,7 @@ def problem_of(error: BaseException) -> dict[str, Any]:
 
 def _known(error: BaseException) -> BaseException:
     """A full disk and a database that is away arrive as foreign exceptions; they have names here."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
         return engine.StorageFull("There is no space left on the device.")
     if isinstance(error, OperationalError) and "disk is full" in str(error.orig):
         return InsufficientStorage("The database has no space left on its device.")

@@ -63,7 +63,7 @@ async def _engine_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(pointer_of(item["loc"]), item["msg"]) for item in error.errors()]
+    errors = [FieldError(_pointer(item), item["msg"]) for item in error.errors()]
     detail = "; ".join(f"{e.pointer or 'body'}: {e.message}" for e in errors[:3])
     remedy = "Correct the named fields; /docs shows the schema."
     return _respond(request, problem("invalid-request", "Invalid request", 422, detail, remedy, errors))
@@ -85,6 +85,11 @@ _REMEDIES = {
     404: "Check the path; /docs lists every route.",
     405: "Check the method; the Allow header lists those this path takes.",
 }
+
+
+def _pointer(item: dict[str, Any]) -> str:
+    """Of a body that is no JSON, pydantic's location is a character's place: it points nowhere."""
+    return "" if item.get("type") == "json_invalid" else pointer_of(item["loc"])
 
 
 def pointer_of(location: Sequence[str | int]) -> str:

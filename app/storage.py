@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -10,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import InsufficientStorage
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from engine.durable import FULL_DISK
 
 
 @contextmanager
@@ -20,7 +18,7 @@ def full_disk_is_named() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in FULL_DISK:
             raise InsufficientStorage("The disk filled up while the request was being stored.") from error
         raise
 

@@ -43,7 +43,8 @@ def _plain(
             example_id=index.example_ids[position],
             score=float(score),
             normalized_score=None,
-            percentile=percentile(scores_N, float(score), sample),
+            # of the scan's own score: the exact one differs from it in the last digits
+            percentile=percentile(scores_N, float(scores_N[position]), sample),
         )
         for rank, (position, score) in enumerate(zip(positions_K, scores_K, strict=True), start=1)
     ]

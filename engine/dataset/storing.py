@@ -20,13 +20,13 @@ from engine.dataset.arrow import ROWS_FILE, SCHEMA, to_batch
 from engine.dataset.formats import open_rows
 from engine.dataset.reading import RawRow
 from engine.dataset.rows import Place, canonical_bytes, ignored_fields, parse_row
+from engine.durable import FULL_DISK, sync_directory
 from engine.errors import DuplicateExampleId, EmptyDataset, StorageFull
 from engine.types import CheckpointFn, DatasetInfo, Example, Progress
 
 HASH_PREFIX = b"whence-rows-1\n"
 BATCH_ROWS = 1024
 BATCH_BYTES = 32 * 2**20
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -151,18 +151,10 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
 def _publish(scratch: Path, final: Path) -> None:
     """Rename into place. Who loses a race, or comes again, finds the same bytes there already."""
     if not (final / ROWS_FILE).is_file():
-        _sync_directory(scratch)
+        sync_directory(scratch)
         try:
             scratch.rename(final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        _sync_directory(final.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_directory(final.parent)

@@ -114,3 +114,10 @@ def test_wrong_method(client: TestClient) -> None:
 )
 def test_pointers(location: tuple[str | int, ...], pointer: str) -> None:
     assert pointer_of(location) == pointer
+
+
+def test_a_body_that_is_no_json_points_nowhere(client: TestClient) -> None:
+    """Its location is the place of a character, which is no pointer into the body."""
+    response = client.post("/v1/models", content=b"{bad", headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == [""]
