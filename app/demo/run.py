@@ -54,7 +54,6 @@ def run(*, serve: bool, home: Path | None, port: int | None) -> int:
         missed = _demonstrate(client, new_run(home))
         if not serve:
             return _finish(missed)
-        err.print("\nThe service stays up. Ctrl-C stops it.", style="dim")
         return _stay_up(server)
 
 
@@ -138,6 +137,7 @@ def _finish(missed: Sequence[str]) -> int:
 
 def _stay_up(server: BackgroundServer) -> int:
     try:
+        err.print("\nThe service stays up. Ctrl-C stops it.", style="dim")
         while server.alive:
             time.sleep(0.5)
     except KeyboardInterrupt:

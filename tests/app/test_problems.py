@@ -87,8 +87,9 @@ def test_an_invalid_body_names_each_field(client: TestClient) -> None:
 
 
 def test_a_body_that_is_no_json_is_refused(client: TestClient) -> None:
+    """Where it breaks is the place of a character, which is no pointer into the body."""
     answer = client.post("/body", content=b"{", headers={"Content-Type": "application/json"})
-    problem(answer, 422, "invalid-request")
+    assert [error["pointer"] for error in problem(answer, 422, "invalid-request")["errors"]] == [""]
 
 
 def test_no_route(client: TestClient) -> None:
@@ -114,10 +115,3 @@ def test_wrong_method(client: TestClient) -> None:
 )
 def test_pointers(location: tuple[str | int, ...], pointer: str) -> None:
     assert pointer_of(location) == pointer
-
-
-def test_a_body_that_is_no_json_points_nowhere(client: TestClient) -> None:
-    """Its location is the place of a character, which is no pointer into the body."""
-    response = client.post("/v1/models", content=b"{bad", headers={"Content-Type": "application/json"})
-    assert response.status_code == 422
-    assert [error["pointer"] for error in response.json()["errors"]] == [""]
