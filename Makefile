@@ -72,6 +72,7 @@ bench: $(DEV)  ## every benchmark; tables here, JSON under benchmarks/results/  
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.capture $(ARGS)
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.search
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.curvature_sample
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.demo_methods
 
 clean:  ## remove the environment and every cache
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis

@@ -16,18 +16,14 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from benchmarks.demo_model import fact_queries, facts_found, fine_tuned
 from benchmarks.report import report
 from engine.answer import score_query
 from engine.build import build_index
-from engine.causal.recipe import load_recipe
-from engine.causal.train import train_lora
-from engine.config import IndexConfig, IndexOptions, ModelConfig
-from engine.dataset import Dataset, open_dataset, store_dataset
-from engine.demo import corpus
-from engine.demo.tuning import BASE_MODEL, fine_tuning
-from engine.model import LoadedModel, load_model
+from engine.config import IndexConfig, IndexOptions
+from engine.dataset import Dataset
+from engine.model import LoadedModel
 from engine.opened import OpenIndex
-from engine.types import Query
 
 SAMPLES = (256, 128, 64, 32)
 
@@ -36,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="whence-bench-") as scratch:
         root = Path(scratch)
-        model, data = _fine_tuned(root)
+        model, data = fine_tuned(root)
         reference_QN = _scores(model, data, root / "all", len(data))
         rows = [_compared(len(data), reference_QN, reference_QN, data)]
         for sample in SAMPLES:
@@ -45,33 +41,19 @@ def main() -> None:
     report("curvature_sample", "python -m benchmarks.curvature_sample", rows)
 
 
-def _fine_tuned(root: Path) -> tuple[LoadedModel, Dataset]:
-    tuned = train_lora(BASE_MODEL, corpus.rows(), root / "tuned", fine_tuning())
-    corpus.write_rows(root / "rows.jsonl")
-    stored = store_dataset(root / "rows.jsonl", format="jsonl", root=root / "datasets")
-    checkpoints = tuple(str(path) for path in tuned.checkpoints)
-    config = ModelConfig(str(BASE_MODEL), checkpoints=checkpoints, recipe=load_recipe(tuned.recipe))
-    return load_model(config), open_dataset(root / "datasets" / stored.sha256)
-
-
 def _scores(model: LoadedModel, data: Dataset, path: Path, sample: int) -> np.ndarray:
-    """[Q, N]: every invented fact's held-out question with its right answer."""
+    """[Q, N]"""
     options = IndexOptions(curvature_rows=sample)
     build_index(model, data, IndexConfig("ekfac", options=options), path, lambda _progress: None)
     with OpenIndex(model, data, path) as index:
-        questions = [Query(prompt=q.prompt, completion=f" {q.answer}.") for q in corpus.fact_questions()]
-        return np.stack([score_query(index, question) for question in questions])
+        return np.stack([score_query(index, query) for query in fact_queries()])
 
 
 def _compared(sample: int, scores_QN: np.ndarray, reference_QN: np.ndarray, data: Dataset) -> dict[str, Any]:
     first_QK, reference_QK = np.argsort(-scores_QN, 1)[:, :10], np.argsort(-reference_QN, 1)[:, :10]
     correlations = [_spearman(one, other) for one, other in zip(scores_QN, reference_QN, strict=True)]
     overlaps = [len(set(one) & set(other)) / 10 for one, other in zip(first_QK, reference_QK, strict=True)]
-    ids = [example.id for example in data]
-    found = [
-        sum(ids[position] in question.true_ids for position in first_K[:3]) >= 2
-        for question, first_K in zip(corpus.fact_questions(), first_QK, strict=True)
-    ]
+    found = facts_found(scores_QN, data)
     return {
         "calibration rows": sample,
         "of": len(data),

@@ -213,9 +213,15 @@ class _Build:
                 f"{coverage.share:.1%} of the trained parameters are attributed; "
                 f"{len(coverage.untracked)} modules are not"
             )
-        silent = [f.state for f in self.features if _all_zero(f)]
+        silent = [
+            self.model.states[features.state].label
+            for features in self.features
+            if any(sketch.is_zero for sketch in features.sketches.values())
+        ]
         if silent:
-            warnings.append(f"checkpoints {silent} hold modules without any gradient (an untrained lora_B = 0, say)")
+            warnings.append(
+                f"checkpoints {', '.join(silent)} hold modules without any gradient (an untrained lora_B = 0, say)"
+            )
         return tuple(warnings + [f"{file} was damaged and made again" for file in self.store.dropped])
 
 
@@ -296,14 +302,3 @@ def index_info(store: IndexStore, manifest: Manifest, *, sketched: bool) -> Inde
 def _statistics_dtype(model: LoadedModel) -> torch.dtype:
     """float64 models are for tests of the mathematics and keep it; anything else is stored in float32."""
     return torch.float64 if model.dtype == torch.float64 else torch.float32
-
-
-def _all_zero(features: GradientFeatures) -> bool:
-    return any(
-        _is_zero(getattr(s, "scale_OI", None)) or _is_zero(getattr(s, "left_PO", None))
-        for s in features.sketches.values()
-    )
-
-
-def _is_zero(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and not bool(tensor.any())

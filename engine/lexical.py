@@ -73,11 +73,6 @@ class Bm25Index:
         return self._bm25.get_scores_from_ids(ids)
 
 
-def bm25_scores(query: str, texts: Sequence[str]) -> np.ndarray:
-    """float32 [N], for one query; Bm25Index serves many."""
-    return Bm25Index(texts).scores(query)
-
-
 def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,7 +43,9 @@ class _Sequences:
         self.probability_S = np.zeros(len(self.encoded))
         self.queries = len(questions)
 
+    @cached_property
     def batches(self) -> list[Batch]:
+        """Padded once; every checkpoint and the base read the same."""
         ones = [1.0] * len(self.encoded)
         return list(self.index.batcher.batches(self.encoded, ones, [-1] * len(self.encoded)))
 
@@ -102,7 +105,7 @@ def ensemble_factors(self_Q: np.ndarray, checkpoints: int, *, unit_norm: bool) -
 
 def _gradients(index: OpenIndex, sequences: _Sequences, features: GradientFeatures) -> np.ndarray:
     gradients_SD = np.zeros((len(sequences.encoded), features.width))
-    for batch in sequences.batches():
+    for batch in sequences.batches:
         vectors = features.compute(index.capture, batch.padded)
         gradients_SD[list(batch.slots)] = vectors.vectors_BD.double().cpu().numpy()
         sequences.record(batch, vectors.outcome)
@@ -112,7 +115,7 @@ def _gradients(index: OpenIndex, sequences: _Sequences, features: GradientFeatur
 @torch.no_grad()
 def measure_tuned(index: OpenIndex, sequences: _Sequences) -> None:
     index.model.use(-1)
-    for batch in sequences.batches():
+    for batch in sequences.batches:
         sequences.record(batch, forward(index.model, batch.padded))
 
 
@@ -123,7 +126,7 @@ def _base_log_probs(index: OpenIndex, sequences: _Sequences) -> np.ndarray | Non
         return None
     log_prob_S = np.zeros(len(sequences.encoded))
     with index.model.base_weights():
-        for batch in sequences.batches():
+        for batch in sequences.batches:
             log_prob_B: Tensor = forward(index.model, batch.padded).log_prob_B
             log_prob_S[list(batch.slots)] = log_prob_B.double().cpu().numpy()
     return log_prob_S

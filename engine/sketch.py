@@ -40,6 +40,11 @@ class ModuleSketch(Protocol):
         """W_KOI."""
         ...
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether every gradient is mapped to zero (nothing was measured in this module)."""
+        ...
+
 
 @dataclass(frozen=True)
 class SeparableSketch:
@@ -66,6 +71,10 @@ class SeparableSketch:
     def adjoint(self, phi_KPR: Tensor) -> Tensor:
         w = phi_KPR if self.left_PO is None else self.left_PO.T @ phi_KPR
         return w if self.right_RI is None else w @ self.right_RI
+
+    @property
+    def is_zero(self) -> bool:
+        return self.left_PO is not None and not bool(self.left_PO.any())
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,10 @@ class EigenSketch:
         w = phi_KPR if self.left_PO is None else self.left_PO.T @ phi_KPR
         w = w if self.right_RI is None else w @ self.right_RI
         return self.q_out_OO @ (w * self.scale_OI) @ self.q_in_II.T
+
+    @property
+    def is_zero(self) -> bool:
+        return not bool(self.scale_OI.any())
 
 
 def outer_sum(d_BTO: Tensor, a_BTI: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Train the demonstration's base model from scratch: python -m engine.demo.train_base [directory]
 
-A small Llama and its own BPE tokenizer, on text the project makes itself (base_text.py). One thread, fixed seeds; about
-a quarter of an hour on one core. The weights in base/ came from this script; they are stored as float16.
+A small Llama and its own BPE tokenizer, on text the project makes itself (base_text.py). One thread, fixed seeds; it
+tells its progress. The weights in base/ came from this script; they are stored as float16.
 
 Shapes: B documents, T tokens.
 """

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.lexical import Bm25Index, Corpus, RowQuery, bm25_scores, words
+from engine.lexical import Bm25Index, Corpus, RowQuery, words
 
 TEXTS = [
     "The capital of Velora is Tamsin.",
@@ -46,14 +46,14 @@ def by_formula(query: str, texts: list[str]) -> list[float]:
     texts=word_lists, query=st.lists(st.sampled_from(["A", "b", "é", "absent", "東京", "c"]), max_size=5).map(" ".join)
 )
 def test_bm25_is_its_formula(texts: list[str], query: str) -> None:
-    scores = bm25_scores(query, texts)
+    scores = Bm25Index(texts).scores(query)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, by_formula(query, texts), rtol=1e-5, atol=1e-6)
 
 
 def test_bm25_on_sentences_is_its_formula_and_repeated_words_count() -> None:
     query = "What is the capital, the CAPITAL of Velora?"
-    np.testing.assert_allclose(bm25_scores(query, TEXTS), by_formula(query, TEXTS), rtol=1e-5)
+    np.testing.assert_allclose(Bm25Index(TEXTS).scores(query), by_formula(query, TEXTS), rtol=1e-5)
 
 
 def test_equal_texts_have_equal_scores_each_in_its_own_place() -> None:
@@ -68,7 +68,7 @@ def test_a_query_that_shares_no_word_scores_zero_everywhere(query: str) -> None:
 
 
 def test_rows_without_any_word_score_zero() -> None:
-    assert bm25_scores("capital", ["", "…"]).tolist() == [0.0, 0.0]
+    assert Bm25Index(["", "…"]).scores("capital").tolist() == [0.0, 0.0]
 
 
 def test_words_are_case_folded_runs_of_letters_and_digits() -> None:

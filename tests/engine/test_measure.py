@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from engine.answer import score_query
 from engine.build import build_index
 from engine.capture import GradientCapture
 from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
@@ -106,3 +108,21 @@ def test_the_recipes_weight_scales_the_curvature_once(model: LoadedModel, data: 
         torch.testing.assert_close(fitted[1].outputs[name], 0.25 * outputs, rtol=1e-3, atol=1e-5)
         total = fitted[1].eigen[name].sum() / fitted[0].eigen[name].sum()
         assert float(total) == pytest.approx(0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["kfac", "ekfac"])
+def test_a_weight_that_all_rows_share_cancels_in_whitened_scores(tmp_path: Path, data: Dataset, method: str) -> None:
+    """⟨g_q, (wH)⁻¹ w g_z⟩ = ⟨g_q, H⁻¹ g_z⟩: the build must weigh the curvature by w, not by 1 and not by w²."""
+    factories.save_base(tmp_path / "base", factories.llama(hidden=8, layers=1))
+    one_step = Recipe("batch_token_mean", steps=(tuple(range(len(data))),))
+    query = Query(prompt="the cat", completion=" sat")
+    scores = []
+    for recipe in (Recipe(), one_step):
+        model = load_model(ModelConfig(str(tmp_path / "base"), dtype="float64", recipe=recipe))
+        path = tmp_path / recipe.reduction
+        build_index(model, data, IndexConfig(method, options=IndexOptions(dtype="float32")), path, factories.ignore)
+        with OpenIndex(model, data, path) as index:
+            assert len(set(index.weights_N)) == 1 and (index.weights_N[0] == 1.0) == (recipe is not one_step)
+            scores.append(score_query(index, query))
+    assert np.abs(scores[0]).max() > 0
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3, atol=1e-4 * np.abs(scores[0]).max())
