@@ -43,17 +43,52 @@ class TemplateConfig:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """targets: PEFT's target_modules."""
+
+    rank: int = 8
+    alpha: float = 16
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the optimizer did; enough to do it again.
+
+    The learning rate climbs from 0 over the first `warmup_share` of the steps, then falls as `schedule` says, by
+    Transformers' formulas. A step takes batch_size × accumulation rows, in that many forward passes of batch_size;
+    its loss is the whole step's token mean. seed: of the rows' order and of the adapter's first weights.
+    max_grad_norm None: no clipping. lora None: every weight was trained.
+    """
+
+    optimizer: str = "adamw"
+    learning_rate: float = 5e-3
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_share: float = 0.1
+    epochs: int = 5
+    batch_size: int = 8
+    accumulation: int = 1
+    seed: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    lora: Lora | None = field(default_factory=Lora)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What training did, as far as scores depend on it (DESIGN §2.2).
+    """What training did: as far as scores depend on it (DESIGN §2.2), and as far as retraining needs it.
 
     reduction `batch_token_mean` needs `steps`: the dataset positions of every optimizer step.
-    `details` keeps the rest (optimizer, lr schedule, epochs, seed, LoRA config) for the record.
+    training None: unknown. `details` keeps whatever else is on record.
     """
 
     reduction: Reduction = "token_sum"
     template: TemplateConfig = field(default_factory=TemplateConfig)
     max_length: int | None = None
     steps: tuple[tuple[int, ...], ...] | None = None
+    training: Training | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 

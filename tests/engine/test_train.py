@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,18 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import get_scheduler
 
 from engine.batching import example_weights, pad_batch
 from engine.capture import forward
 from engine.causal.recipe import load_recipe
-from engine.causal.train import TrainConfig, make_steps, schedule, train_lora
-from engine.config import ModelConfig
-from engine.errors import Cancelled, EmptyDataset, InvalidOption, NoLossToken
+from engine.causal.steps import learning_rate, make_steps
+from engine.causal.train import train_lora
+from engine.config import Lora, ModelConfig, Training
+from engine.errors import Cancelled, EmptyDataset, InvalidOption, NoLossToken, UnsupportedModel
 from engine.model import load_model
 from engine.types import Example, Progress
 from tests import factories
 
-CONFIG = TrainConfig(epochs=2, batch_size=3, rank=2, alpha=4, learning_rate=0.02, seed=5)
+CONFIG = Training(epochs=2, batch_size=3, lora=Lora(2, 4), learning_rate=0.02, seed=5)
 ROWS = [Example(row["id"], row["prompt"], row["completion"]) for row in factories.sentences(7, longest=3)]
 
 
@@ -47,7 +50,9 @@ def test_every_epoch_leaves_an_adapter_that_the_engine_loads_with_its_moments(ba
 
 
 def test_fine_tuning_lowers_the_loss_of_its_rows(base: Path, tmp_path: Path) -> None:
-    result = train_lora(base, ROWS, tmp_path / "run", TrainConfig(epochs=24, batch_size=7, rank=2, learning_rate=0.02))
+    result = train_lora(
+        base, ROWS, tmp_path / "run", Training(epochs=24, batch_size=7, lora=Lora(2), learning_rate=0.02)
+    )
     assert len(result.losses) == 24
     assert result.losses[-1] < 0.8 * result.losses[0]
 
@@ -81,7 +86,7 @@ def test_another_seed_gives_other_weights(base: Path, tmp_path: Path) -> None:
 
 def test_the_first_step_moves_along_the_gradient_that_attribution_sums(base: Path, tmp_path: Path) -> None:
     """One step over all rows: Adam's first moment is (1 − β₁) times the recipe-weighted sum of the rows' gradients."""
-    config = TrainConfig(epochs=1, batch_size=len(ROWS), rank=2, max_grad_norm=1e9, learning_rate=0.0)
+    config = Training(epochs=1, batch_size=len(ROWS), lora=Lora(2), max_grad_norm=None, learning_rate=0.0)
     result = train_lora(base, ROWS, tmp_path / "run", config)
     recipe = load_recipe(result.recipe)
     model = load_model(ModelConfig(str(base), adapter=str(result.checkpoints[0]), recipe=recipe))
@@ -106,25 +111,46 @@ def test_every_epoch_sees_every_row_once_in_its_own_order() -> None:
     assert epochs[0] != epochs[1]
 
 
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_zero() -> None:
-    rates = [schedule(step, 20, 0.1) for step in range(20)]
-    assert rates[:3] == [0.5, 1.0, 1.0]
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert 0 < rates[-1] < 0.1
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
+def test_learning_rates_are_those_of_transformers(schedule: str, share: float) -> None:
+    training = Training(schedule=schedule, warmup_share=share, learning_rate=0.5)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    kind = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = get_scheduler(kind, optimizer, num_warmup_steps=math.ceil(20 * share), num_training_steps=20)
+    for step in range(20):
+        assert learning_rate(step, 20, training) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
 
 
-def test_an_interrupted_run_leaves_no_result_and_the_next_one_starts_clean(base: Path, tmp_path: Path) -> None:
+def test_accumulation_changes_the_memory_and_not_the_step(base: Path, tmp_path: Path) -> None:
+    whole = replace(CONFIG, batch_size=4, max_grad_norm=0.5)
+    split = replace(whole, batch_size=2, accumulation=2)
+    assert make_steps(7, whole) == make_steps(7, split)
+    ours = train_lora(base, ROWS, tmp_path / "whole", whole, dtype="float64")
+    theirs = train_lora(base, ROWS, tmp_path / "split", split, dtype="float64")
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-12)
+
+
+def test_an_interrupted_run_goes_on_at_its_last_epoch_to_the_same_bytes(base: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+
     def stop_in_second_epoch(progress: Progress) -> None:
+        seen.append(progress.done)
         if progress.done == 4:
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
         train_lora(base, ROWS, tmp_path / "run", CONFIG, stop_in_second_epoch)
     assert not (tmp_path / "run").exists()
-    again = train_lora(base, ROWS, tmp_path / "run", CONFIG)
+    with pytest.raises(InvalidOption, match="unfinished run of another"):
+        train_lora(base, ROWS, tmp_path / "run", replace(CONFIG, seed=6))
+    again = train_lora(base, ROWS, tmp_path / "run", CONFIG, lambda progress: seen.append(progress.done))
+    assert seen == [1, 2, 3, 4, 4, 5, 6]
     straight = train_lora(base, ROWS, tmp_path / "straight", CONFIG)
-    for one, other in zip(again.checkpoints, straight.checkpoints, strict=True):
-        assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
+    assert _contents(tmp_path / "run") == _contents(tmp_path / "straight")
+    assert again.losses == straight.losses
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "straight"]
 
 
@@ -132,7 +158,12 @@ def test_what_cannot_be_trained_is_refused_by_name(base: Path, tmp_path: Path) -
     with pytest.raises(EmptyDataset):
         train_lora(base, [], tmp_path / "run", CONFIG)
     with pytest.raises(NoLossToken, match="ex-0"):
-        train_lora(base, ROWS, tmp_path / "run", TrainConfig(max_length=2))
+        train_lora(base, ROWS, tmp_path / "run", CONFIG, max_length=2)
+    for odd in (replace(CONFIG, optimizer="adafactor"), replace(CONFIG, lora=None)):
+        with pytest.raises(UnsupportedModel, match="adamw|LoRA"):
+            train_lora(base, ROWS, tmp_path / "run", odd)
+    with pytest.raises(UnsupportedModel, match="no_such_layer"):
+        train_lora(base, ROWS, tmp_path / "run", replace(CONFIG, lora=Lora(targets=("no_such_layer",))))
     (tmp_path / "there").mkdir()
     with pytest.raises(InvalidOption, match="there"):
         train_lora(base, ROWS, tmp_path / "there", CONFIG)

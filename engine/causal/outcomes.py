@@ -1,0 +1,70 @@
+"""Measured outcomes on disk: one small checksummed file a finished retraining, so that none is done twice.
+
+<out>/plan.json             what all of them share: a fingerprint, the stack's width
+<out>/runs/<key>.json       {"variant", "outcome", "checksum"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.causal.variant import Variant
+from engine.config import fingerprint
+from engine.durable import remove_partials, write_durably
+from engine.errors import InvalidOption
+
+PLAN_FILE = "plan.json"
+
+
+class OutcomeStore:
+    """Results of one study: same base, rows, recipe and queries."""
+
+    def __init__(self, path: Path, study: str) -> None:
+        """study: the fingerprint of all that the variants share. Raises InvalidOption when `path` holds another's."""
+        self.path, self.study = path, study
+        (path / "runs").mkdir(parents=True, exist_ok=True)
+        remove_partials(path)
+        found = self.plan().get("study", study)
+        if found != study:
+            raise InvalidOption(
+                f"{path} holds retrainings of another base, dataset, recipe or set of queries.",
+                remedy="Give a new directory, or remove that one.",
+            )
+
+    def plan(self) -> dict[str, Any]:
+        file = self.path / PLAN_FILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def write_plan(self, **fields: Any) -> None:
+        _write(self.path / PLAN_FILE, {"study": self.study, **fields})
+
+    def write(self, variant: Variant, outcome_Q: np.ndarray) -> None:
+        record = {"variant": asdict(variant), "outcome": outcome_Q.tolist()}
+        _write(self._file(variant), record | {"checksum": _checksum(record)})
+
+    def read(self, variant: Variant) -> np.ndarray | None:
+        """float64 [Q]; None when it is not there or not whole: then it is to be done (again)."""
+        try:
+            record = json.loads(self._file(variant).read_text(encoding="utf-8"))
+            checksum = record.pop("checksum")
+        except (OSError, ValueError, KeyError, AttributeError):
+            return None
+        return np.array(record["outcome"]) if checksum == _checksum(record) else None
+
+    def _file(self, variant: Variant) -> Path:
+        return self.path / "runs" / f"{fingerprint(self.study, variant)}.json"
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, sort_keys=True).encode()
+    write_durably(path, lambda sink: sink.write(text))

@@ -1,0 +1,89 @@
+"""Many retrainings of one recipe, and what each does to the queries: the ground truth of attribution.
+
+Shapes: V variants, Q queries.
+
+Variants are trained K at a time in one stack (engine/causal/stack.py), one process a core. How wide a stack pays is
+measured on the first steps and kept in the plan. Every finished stack is on disk at once: an interrupted study goes
+on with the stacks that are missing, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.causal.outcomes import OutcomeStore
+from engine.causal.pool import run_in_processes, train_and_keep
+from engine.causal.retrainer import Retrainer, Study
+from engine.causal.train import torch_threads
+from engine.causal.variant import Variant, check_variants
+from engine.types import CheckpointFn, Progress
+
+__all__ = ["Study", "Variant", "retrain", "stacks_of"]
+
+
+def retrain(
+    study: Study,
+    variants: Sequence[Variant],
+    out: Path,
+    on_progress: CheckpointFn | None = None,
+    *,
+    processes: int | None = None,
+    width: int | None = None,
+) -> np.ndarray:
+    """float64 [V, Q]: f(q) in nats (of a contrast: the difference) after every variant's training.
+
+    processes None: one a core (one in all on a GPU). width None: what is measured to be fastest.
+    on_progress hears of adapter steps and may raise Cancelled; what is finished by then is kept in `out`.
+    Raises ModelError, UnsupportedModel, EmptyDataset, NoLossToken, InvalidQuery, InvalidOption, EngineUnavailable
+    (a training process died).
+    """
+    check_variants(variants)
+    for variant in variants:
+        variant.weights_N(len(study.examples))
+    cores = os.cpu_count() or 1
+    count = processes or (min(cores, len(variants)) if study.device == "cpu" else 1)
+    with torch_threads(1 if study.device == "cpu" else cores):
+        trainer = Retrainer(study)
+        store = OutcomeStore(out, trainer.fingerprint)
+        if any(store.read(variant) is None for variant in variants):
+            chosen = width or store.plan().get("width") or trainer.fastest_width(variants, count)
+            store.write_plan(width=chosen)
+            stacks = stacks_of(variants, chosen, count)
+            missing = [stack for stack in stacks if any(store.read(variant) is None for variant in stack)]
+            _run(trainer, store, missing, count, on_progress or (lambda _progress: None))
+    return np.stack([_outcome(store, variant) for variant in variants])
+
+
+def stacks_of(variants: Sequence[Variant], width: int, processes: int) -> list[list[Variant]]:
+    """Variants of like size together (a stack is as slow as its fullest member), no wider than what keeps every
+    process busy. A function of the whole list, so that what is already done does not change the rest."""
+    ordered = sorted(variants, key=lambda variant: variant.removed)
+    width = max(1, min(width, -(-len(ordered) // processes)))
+    return [ordered[i : i + width] for i in range(0, len(ordered), width)]
+
+
+def _run(
+    trainer: Retrainer, store: OutcomeStore, stacks: list[list[Variant]], processes: int, on_progress: CheckpointFn
+) -> None:
+    total, done = trainer.steps * sum(map(len, stacks)), 0
+
+    def tick(steps: int) -> None:
+        nonlocal done
+        done += steps
+        on_progress(Progress(done, total, "steps", "retrain"))
+
+    if processes > 1 and len(stacks) > 1:
+        run_in_processes(trainer.study, store, stacks, min(processes, len(stacks)), tick)
+    else:
+        for stack in stacks:
+            train_and_keep(trainer, store, stack, tick)
+
+
+def _outcome(store: OutcomeStore, variant: Variant) -> np.ndarray:
+    outcome_Q = store.read(variant)
+    assert outcome_Q is not None, f"{variant.name} was just written"
+    return outcome_Q

@@ -1,0 +1,121 @@
+"""A resident base that trains one stack of variants after the other, and measures the queries after each.
+
+Shapes: K variants of a stack, Q queries, S sequences of all queries.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.causal.loop import TrainingLoop, log_probs
+from engine.causal.stack import AdapterStack
+from engine.causal.steps import check_trainable, make_steps
+from engine.causal.variant import Variant
+from engine.config import DType, ModelConfig, Recipe, TemplateConfig, Training, fingerprint
+from engine.encoded import Encoded
+from engine.errors import EmptyDataset, InvalidQuery
+from engine.model import LoadedModel, load_model
+from engine.question import Question, prepare
+from engine.types import Example, Query
+from engine.weights import directory_fingerprint
+
+WIDTHS = (1, 2, 4, 8, 16, 32)
+_STEPS_TIMED = 3
+_WORTH = 0.97  # a wider stack must save at least 3 %
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all variants share. The seed in `training` is replaced by each variant's own."""
+
+    base: Path
+    examples: tuple[Example, ...]
+    training: Training
+    queries: tuple[Query, ...]
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    max_length: int | None = None
+    dtype: DType = "float32"
+    device: str = "cpu"
+
+
+class Retrainer:
+    """A resident base with the rows and queries as tokens; trains one stack of variants after the other."""
+
+    def __init__(self, study: Study) -> None:
+        if not study.examples:
+            raise EmptyDataset("There is no row to train on.")
+        check_trainable(study.training)
+        assert study.training.lora is not None
+        recipe = Recipe("batch_token_mean", study.template, study.max_length)
+        model = load_model(ModelConfig(str(study.base), recipe=recipe, dtype=study.dtype), study.device)
+        encoder = model.encoder()
+        self.study = study
+        self.rows: list[Encoded] = [encoder.encode(example) for example in study.examples]
+        self.questions = [_question(model, query) for query in study.queries]
+        self.stack = AdapterStack(model, study.training.lora, 1)
+
+    @property
+    def fingerprint(self) -> str:
+        tokens = [(row.ids, row.targets) for row in self.rows]
+        asked = [[(s.ids, s.targets) for s in question.sequences] for question in self.questions]
+        training = replace(self.study.training, seed=0)
+        return fingerprint("study", directory_fingerprint(self.study.base), tokens, asked, training, self.study.dtype)
+
+    @property
+    def steps(self) -> int:
+        return len(make_steps(len(self.rows), self.study.training))
+
+    def train(self, variants: Sequence[Variant], tick: Callable[[int], object] = lambda _steps: None) -> np.ndarray:
+        """float64 [K, Q]. tick: called after every step with the adapter steps it did."""
+        loop = self._loop(variants)
+        for number in range(loop.total):
+            loop.step(number)
+            tick(len(variants))
+        return self.measure()
+
+    def fastest_width(self, variants: Sequence[Variant], processes: int) -> int:
+        """By the time of a few steps a variant; wider only where it saves. The widest is one stack a process."""
+        best, best_seconds = 1, float("inf")
+        for width in WIDTHS:
+            if width > -(-len(variants) // processes):
+                break
+            seconds = self._seconds(variants[:width])
+            if seconds < best_seconds * _WORTH:
+                best, best_seconds = width, seconds
+        return best
+
+    def _seconds(self, variants: Sequence[Variant]) -> float:
+        """Of one adapter step, after a first that allocates."""
+        loop = self._loop(variants)
+        count = min(_STEPS_TIMED, loop.total)
+        loop.step(0)
+        started = time.perf_counter()
+        for number in range(count):
+            loop.step(number).tolist()  # reading the loss waits for the device
+        return (time.perf_counter() - started) / (count * len(variants))
+
+    def _loop(self, variants: Sequence[Variant]) -> TrainingLoop:
+        self.stack.resize(len(variants))
+        self.stack.start([variant.seed for variant in variants])
+        steps = {v.seed: make_steps(len(self.rows), replace(self.study.training, seed=v.seed)) for v in variants}
+        weights_KN = np.stack([variant.weights_N(len(self.rows)) for variant in variants])
+        return TrainingLoop(self.stack, self.rows, self.study.training, [steps[v.seed] for v in variants], weights_KN)
+
+    def measure(self) -> np.ndarray:
+        sequences = [sequence for question in self.questions for sequence in question.sequences]
+        signs_S = np.array([sign for question in self.questions for sign in question.signs])
+        owner_S = [i for i, question in enumerate(self.questions) for _ in question.sequences]
+        result_QK = np.zeros((len(self.questions), self.stack.count))
+        np.add.at(result_QK, owner_S, (log_probs(self.stack, sequences) * signs_S).T)
+        return result_QK.T.copy()
+
+
+def _question(model: LoadedModel, query: Query) -> Question:
+    if query.generate is not None:
+        raise InvalidQuery("A retraining needs the output spelled out.", remedy="Give the completion.")
+    return prepare(model, None, query)

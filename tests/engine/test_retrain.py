@@ -1,0 +1,163 @@
+"""Many retrainings: same results whoever trains them, kept on disk, gone on with after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.causal.outcomes import OutcomeStore
+from engine.causal.retrain import Study, Variant, retrain, stacks_of
+from engine.causal.retrainer import Retrainer
+from engine.causal.train import train_lora
+from engine.config import Lora, ModelConfig, Training
+from engine.errors import Cancelled, InvalidOption, InvalidQuery
+from engine.model import load_model
+from engine.question import prepare
+from engine.types import Example, Generate, Progress, Query
+from tests import factories
+
+ROWS = tuple(Example(row["id"], row["prompt"], row["completion"]) for row in factories.sentences(12, longest=4))
+TRAINING = Training(epochs=3, batch_size=3, learning_rate=0.02, lora=Lora(2, 4))
+QUERIES = (Query(prompt="a b", completion=" c d"), Query(prompt="b", completion=" a", contrast=" d"))
+VARIANTS = [Variant.without(f"v{n}", n % 2, range(n)) for n in range(6)]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    base = factories.save_base(tmp_path_factory.mktemp("retrain") / "base", factories.llama())
+    return Study(base, ROWS, TRAINING, QUERIES, dtype="float64")
+
+
+def test_processes_and_stacks_do_not_change_the_outcomes(study: Study, tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    alone_VQ = retrain(study, VARIANTS, tmp_path / "alone", processes=1, width=1)
+    stacked_VQ = retrain(study, VARIANTS, tmp_path / "stacked", reports.append, processes=2, width=2)
+    assert alone_VQ.shape == (6, 2)
+    np.testing.assert_allclose(stacked_VQ, alone_VQ, rtol=0, atol=1e-7)
+    assert (reports[-1].done, reports[-1].total) == (6 * 12, 6 * 12)
+    assert len({tuple(row) for row in alone_VQ}) == 6
+
+
+def test_an_undisturbed_variant_is_the_fine_tune_itself(study: Study, tmp_path: Path) -> None:
+    tuned = train_lora(study.base, ROWS, tmp_path / "run", replace(TRAINING, seed=1), dtype="float64")
+    outcome_VQ = retrain(study, [Variant("full", 1)], tmp_path / "out")
+    config = ModelConfig(str(study.base), adapter=str(tuned.checkpoints[-1]), dtype="float64")
+    trainer = Retrainer(study)
+    trainer.stack.resize(1)
+    model = load_model(config)
+    weights = {name.replace(".default", ""): p for name, p in model.module.named_parameters()}
+    trainer.stack.theta_KP.data[0] = trainer.stack.flat(weights)
+    np.testing.assert_allclose(trainer.measure(), outcome_VQ, rtol=0, atol=1e-9)
+    contrast = prepare(model, None, QUERIES[1])
+    assert contrast.signs == (1.0, -1.0)
+
+
+def test_what_is_done_is_not_done_again_and_a_damaged_file_is(study: Study, tmp_path: Path) -> None:
+    first_VQ = retrain(study, VARIANTS, tmp_path, processes=1, width=2)
+    reports: list[Progress] = []
+    assert np.array_equal(retrain(study, VARIANTS, tmp_path, reports.append), first_VQ)
+    assert reports == []
+    store = OutcomeStore(tmp_path, Retrainer(study).fingerprint)
+    file = store._file(VARIANTS[4])
+    record = json.loads(file.read_text())
+    record["outcome"][0] += 1.0
+    file.write_text(json.dumps(record))
+    store._file(VARIANTS[1]).unlink()
+    assert store.read(VARIANTS[4]) is None
+    assert np.array_equal(retrain(study, VARIANTS, tmp_path, reports.append, processes=1), first_VQ)
+    assert reports[-1].total == 4 * 12  # two stacks of two, of three
+
+
+def test_a_cancelled_study_goes_on_where_it_was(study: Study, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.done > 30:
+            raise Cancelled("enough")
+
+    for name, processes in (("one", 1), ("two", 2)):
+        with pytest.raises(Cancelled):
+            retrain(study, VARIANTS, tmp_path / name, stop, processes=processes, width=1)
+        straight_VQ = retrain(study, VARIANTS, tmp_path / "straight", processes=processes, width=1)
+        assert np.array_equal(retrain(study, VARIANTS, tmp_path / name, processes=processes), straight_VQ)
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_leaves_no_process(study: Study, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tests.engine.test_retrain import *\n"
+        "if __name__ == '__main__':\n"
+        "    study = Study(Path(sys.argv[1]), ROWS, replace(TRAINING, epochs=40), QUERIES, dtype='float64')\n"
+        "    print('start', flush=True); retrain(study, VARIANTS, Path(sys.argv[2]), processes=2, width=1)\n"
+    )
+    file = tmp_path / "killed_study.py"
+    file.write_text(script)
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, str(file), str(study.base), str(tmp_path / "out")],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("runs/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    while _group_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _group_alive(process.pid)
+    done = len(list((tmp_path / "out").glob("runs/*.json")))
+    assert 0 < done < len(VARIANTS)
+    long = replace(study, training=replace(TRAINING, epochs=40))
+    resumed_VQ = retrain(long, VARIANTS, tmp_path / "out", processes=2)
+    assert np.array_equal(resumed_VQ, retrain(long, VARIANTS, tmp_path / "straight", processes=2, width=1))
+
+
+def _group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_directory_serves_one_study_only(study: Study, tmp_path: Path) -> None:
+    retrain(study, VARIANTS[:1], tmp_path)
+    with pytest.raises(InvalidOption, match="another base"):
+        retrain(replace(study, training=replace(TRAINING, epochs=4)), VARIANTS[:1], tmp_path)
+
+
+def test_bad_variants_and_queries_are_named(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="'v0'"):
+        retrain(study, [VARIANTS[0], VARIANTS[0]], tmp_path)
+    with pytest.raises(InvalidOption, match="row 12"):
+        retrain(study, [Variant.without("x", 0, [12])], tmp_path)
+    with pytest.raises(InvalidOption, match="no variant"):
+        retrain(study, [], tmp_path)
+    asked = (Query(prompt="a", generate=Generate()),)
+    with pytest.raises(InvalidQuery, match="spelled out"):
+        retrain(replace(study, queries=asked), VARIANTS, tmp_path)
+
+
+def test_stacks_hold_variants_of_like_size_and_keep_every_process_busy() -> None:
+    stacks = stacks_of(VARIANTS, 16, 2)
+    assert [[variant.removed for variant in stack] for stack in stacks] == [[0, 1, 2], [3, 4, 5]]
+    assert [len(stack) for stack in stacks_of(VARIANTS, 4, 1)] == [4, 2]
+
+
+def test_the_width_is_the_fastest_measured(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Retrainer(study)
+    seconds = {1: 1.0, 2: 0.8, 4: 0.79, 8: 0.5}
+    monkeypatch.setattr(trainer, "_seconds", lambda variants: seconds[len(variants)])
+    many = [Variant(f"v{n}", n) for n in range(16)]
+    assert trainer.fastest_width(many, 1 << 10) == 1
+    assert trainer.fastest_width(many, 4) == 2
+    assert trainer.fastest_width(many, 2) == 8
