@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from engine.causal.train import torch_threads
 from engine.causal.variant import Variant, check_variants
 from engine.types import CheckpointFn, Progress
 
-__all__ = ["Study", "Variant", "retrain", "stacks_of"]
+__all__ = ["Cost", "Study", "Variant", "estimate", "retrain", "stacks_of"]
 
 
 def retrain(
@@ -44,18 +45,56 @@ def retrain(
     check_variants(variants)
     for variant in variants:
         variant.weights_N(len(study.examples))
-    cores = os.cpu_count() or 1
-    count = processes or (min(cores, len(variants)) if study.device == "cpu" else 1)
-    with torch_threads(1 if study.device == "cpu" else cores):
+    with torch_threads(1 if study.device == "cpu" else os.cpu_count() or 1):
         trainer = Retrainer(study)
         store = OutcomeStore(out, trainer.fingerprint)
-        if any(store.read(variant) is None for variant in variants):
-            chosen = width or store.plan().get("width") or trainer.fastest_width(variants, count)
-            store.write_plan(width=chosen)
-            stacks = stacks_of(variants, chosen, count)
-            missing = [stack for stack in stacks if any(store.read(variant) is None for variant in stack)]
-            _run(trainer, store, missing, count, on_progress or (lambda _progress: None))
+        count = processes or _processes(study, variants)
+        missing = _missing_stacks(trainer, store, variants, count, width)
+        _run(trainer, store, missing, count, on_progress or (lambda _progress: None))
     return np.stack([_outcome(store, variant) for variant in variants])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """retrainings: still to be done. seconds: what they will take on this machine, measured on a few steps."""
+
+    retrainings: int
+    processes: int
+    width: int
+    seconds: float
+
+
+def estimate(study: Study, variants: Sequence[Variant], out: Path, *, processes: int | None = None) -> Cost:
+    """What `retrain` with the same arguments would cost. Raises what it raises."""
+    check_variants(variants)
+    with torch_threads(1 if study.device == "cpu" else os.cpu_count() or 1):
+        trainer = Retrainer(study)
+        store = OutcomeStore(out, trainer.fingerprint)
+        count = processes or _processes(study, variants)
+        missing = _missing_stacks(trainer, store, variants, count, None)
+        retrainings, plan = sum(map(len, missing)), store.plan()
+        if not missing:
+            return Cost(0, count, plan.get("width", 1), 0.0)
+        seconds = retrainings * trainer.steps * plan["seconds_per_step"] / min(count, len(missing))
+        return Cost(retrainings, count, plan["width"], seconds)
+
+
+def _processes(study: Study, variants: Sequence[Variant]) -> int:
+    return min(os.cpu_count() or 1, len(variants)) if study.device == "cpu" else 1
+
+
+def _missing_stacks(
+    trainer: Retrainer, store: OutcomeStore, variants: Sequence[Variant], processes: int, width: int | None
+) -> list[list[Variant]]:
+    """The stacks with a variant that is not on disk; the plan gets its width on the first call."""
+    if all(store.read(variant) is not None for variant in variants):
+        return []
+    plan = store.plan()
+    if "width" not in plan:
+        fastest, seconds = trainer.fastest_width(variants, processes)
+        store.write_plan(width=width or fastest, seconds_per_step=seconds)
+    stacks = stacks_of(variants, width or store.plan()["width"], processes)
+    return [stack for stack in stacks if any(store.read(variant) is None for variant in stack)]
 
 
 def stacks_of(variants: Sequence[Variant], width: int, processes: int) -> list[list[Variant]]:

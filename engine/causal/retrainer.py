@@ -78,8 +78,11 @@ class Retrainer:
             tick(len(variants))
         return self.measure()
 
-    def fastest_width(self, variants: Sequence[Variant], processes: int) -> int:
-        """By the time of a few steps a variant; wider only where it saves. The widest is one stack a process."""
+    def fastest_width(self, variants: Sequence[Variant], processes: int) -> tuple[int, float]:
+        """(K, seconds of one step of one adapter), by the time of a few steps; wider only where it saves.
+
+        The widest tried is one stack a process.
+        """
         best, best_seconds = 1, float("inf")
         for width in WIDTHS:
             if width > -(-len(variants) // processes):
@@ -87,7 +90,7 @@ class Retrainer:
             seconds = self._seconds(variants[:width])
             if seconds < best_seconds * _WORTH:
                 best, best_seconds = width, seconds
-        return best
+        return best, best_seconds
 
     def _seconds(self, variants: Sequence[Variant]) -> float:
         """Of one adapter step, after a first that allocates."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from engine.causal.outcomes import OutcomeStore
-from engine.causal.retrain import Study, Variant, retrain, stacks_of
+from engine.causal.retrain import Study, Variant, estimate, retrain, stacks_of
 from engine.causal.retrainer import Retrainer
 from engine.causal.train import train_lora
 from engine.config import Lora, ModelConfig, Training
@@ -129,6 +129,15 @@ def _group_alive(group: int) -> bool:
     return True
 
 
+def test_the_cost_is_told_before_and_nothing_is_left_to_pay_after(study: Study, tmp_path: Path) -> None:
+    before = estimate(study, VARIANTS, tmp_path, processes=1)
+    assert (before.retrainings, before.processes) == (6, 1)
+    started = time.perf_counter()
+    retrain(study, VARIANTS, tmp_path, processes=1)
+    assert 0.05 < before.seconds / (time.perf_counter() - started) < 20
+    assert estimate(study, VARIANTS, tmp_path).seconds == estimate(study, VARIANTS, tmp_path).retrainings == 0
+
+
 def test_a_directory_serves_one_study_only(study: Study, tmp_path: Path) -> None:
     retrain(study, VARIANTS[:1], tmp_path)
     with pytest.raises(InvalidOption, match="another base"):
@@ -158,6 +167,6 @@ def test_the_width_is_the_fastest_measured(study: Study, monkeypatch: pytest.Mon
     seconds = {1: 1.0, 2: 0.8, 4: 0.79, 8: 0.5}
     monkeypatch.setattr(trainer, "_seconds", lambda variants: seconds[len(variants)])
     many = [Variant(f"v{n}", n) for n in range(16)]
-    assert trainer.fastest_width(many, 1 << 10) == 1
-    assert trainer.fastest_width(many, 4) == 2
-    assert trainer.fastest_width(many, 2) == 8
+    assert trainer.fastest_width(many, 1 << 10) == (1, 1.0)
+    assert trainer.fastest_width(many, 4) == (2, 0.8)
+    assert trainer.fastest_width(many, 2) == (8, 0.5)
