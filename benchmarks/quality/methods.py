@@ -1,0 +1,113 @@
+"""Whence's own methods and the controls, scored on a recipe's fine-tune. Cached: a method is scored once.
+
+Shapes: Q questions, N rows, C checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from engine.answer import score_query
+from engine.build import build_index
+from engine.config import IndexConfig, IndexOptions, ModelConfig, fingerprint
+from engine.dataset import Dataset
+from engine.model import load_model
+from engine.opened import OpenIndex
+from engine.types import Query
+
+CONTROLS = ("bm25", "length", "random")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method as the benchmark runs it. name: the table's."""
+
+    name: str
+    method: str
+    checkpoints: Literal["all", "final"] = "all"
+    options: IndexOptions = field(default_factory=IndexOptions)
+    method_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> IndexConfig:
+        return IndexConfig(self.method, self.checkpoints, self.options, self.method_options)
+
+
+CHOICES = (
+    Choice("ekfac, checkpoints", "ekfac"),
+    Choice("ekfac, final", "ekfac", "final"),
+    Choice("ekfac, checkpoints, sketch 16", "ekfac", options=IndexOptions(projection_dim=16)),
+    Choice("kfac, checkpoints", "kfac"),
+    Choice("graddot, checkpoints", "graddot"),
+    Choice("gradcos, checkpoints", "gradcos"),
+    Choice("repsim", "repsim", "final"),
+    *(Choice(name, name, "final") for name in CONTROLS),
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """self_scores_N: of the index, summed over its checkpoints; None for a method without gradients.
+    seconds: index and questions together, model loaded."""
+
+    choice: Choice
+    scores_QN: np.ndarray
+    self_scores_N: np.ndarray | None
+    seconds: float
+    bytes_per_example: float
+
+
+def score_all(
+    model: ModelConfig,
+    data: Dataset,
+    queries: Sequence[Query],
+    out: Path,
+    choices: Sequence[Choice] = CHOICES,
+    say: Callable[[str], object] = lambda _line: None,
+) -> list[Scored]:
+    """out: where indexes and scores are kept; a method found there is not run again."""
+    out.mkdir(parents=True, exist_ok=True)
+    return [_scored(model, data, queries, out, choice, say) for choice in choices]
+
+
+def _scored(
+    model: ModelConfig, data: Dataset, queries: Sequence[Query], out: Path, choice: Choice, say: Callable[[str], object]
+) -> Scored:
+    file = out / f"{fingerprint(model, data.sha256, [vars(query) for query in queries], choice)}.npz"
+    if not file.exists():
+        say(f"Scoring with {choice.name} …")
+        _keep(file, _score(model, data, queries, file.with_suffix(".index"), choice))
+    return _kept(file, choice)
+
+
+def _score(model: ModelConfig, data: Dataset, queries: Sequence[Query], path: Path, choice: Choice) -> Scored:
+    loaded = load_model(model)
+    started = time.perf_counter()
+    info = build_index(loaded, data, choice.config, path, lambda _progress: None)
+    with OpenIndex(loaded, data, path) as index:
+        scores_QN = np.stack([score_query(index, query) for query in queries])
+        seconds = time.perf_counter() - started
+        selves_NC = index.self_scores_NC
+    self_scores_N = selves_NC.sum(1) if selves_NC.size else None
+    return Scored(choice, scores_QN, self_scores_N, seconds, info.bytes / len(data))
+
+
+def _keep(file: Path, scored: Scored) -> None:
+    selves = np.zeros(0) if scored.self_scores_N is None else scored.self_scores_N
+    costs = json.dumps({"seconds": scored.seconds, "bytes_per_example": scored.bytes_per_example})
+    partial = file.with_suffix(".partial.npz")
+    np.savez(partial, scores=scored.scores_QN, self_scores=selves, costs=np.array(costs))
+    partial.rename(file)
+
+
+def _kept(file: Path, choice: Choice) -> Scored:
+    with np.load(file, allow_pickle=False) as kept:
+        selves_N = kept["self_scores"] if kept["self_scores"].size else None
+        return Scored(choice, kept["scores"], selves_N, **json.loads(str(kept["costs"])))
