@@ -62,6 +62,7 @@ class Scored:
     self_scores_N: np.ndarray | None
     seconds: float
     bytes_per_example: float
+    options: dict[str, Any]
 
 
 def score_all(
@@ -96,18 +97,18 @@ def _score(model: ModelConfig, data: Dataset, queries: Sequence[Query], path: Pa
         seconds = time.perf_counter() - started
         selves_NC = index.self_scores_NC
     self_scores_N = selves_NC.sum(1) if selves_NC.size else None
-    return Scored(choice, scores_QN, self_scores_N, seconds, info.bytes / len(data))
+    return Scored(choice, scores_QN, self_scores_N, seconds, info.bytes / len(data), info.options)
 
 
 def _keep(file: Path, scored: Scored) -> None:
     selves = np.zeros(0) if scored.self_scores_N is None else scored.self_scores_N
-    costs = json.dumps({"seconds": scored.seconds, "bytes_per_example": scored.bytes_per_example})
+    about = {name: getattr(scored, name) for name in ("seconds", "bytes_per_example", "options")}
     partial = file.with_suffix(".partial.npz")
-    np.savez(partial, scores=scored.scores_QN, self_scores=selves, costs=np.array(costs))
+    np.savez(partial, scores=scored.scores_QN, self_scores=selves, about=np.array(json.dumps(about)))
     partial.rename(file)
 
 
 def _kept(file: Path, choice: Choice) -> Scored:
     with np.load(file, allow_pickle=False) as kept:
         selves_N = kept["self_scores"] if kept["self_scores"].size else None
-        return Scored(choice, kept["scores"], selves_N, **json.loads(str(kept["costs"])))
+        return Scored(choice, kept["scores"], selves_N, **json.loads(str(kept["about"])))

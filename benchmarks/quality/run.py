@@ -1,0 +1,169 @@
+"""The quality benchmark: what rankings are worth, measured by retraining, beside every peer on the same work.
+
+    python -m benchmarks.quality.run [--quick] [--recipe smooth] [--without-peers] [--work .bench/quality]
+
+Everything costly lies below --work and is found again: retrainings (checksummed), scores, the peers' environments.
+The full run writes benchmarks/results/quality.json and benchmarks/results/quality/<recipe>.npz; --quick (25 subsets,
+one seed) prints its table and leaves those alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from app.commands.progress import PhaseBars
+from benchmarks import report
+from benchmarks.quality import kept, recipes, truth, world
+from benchmarks.quality.detection import relevance
+from benchmarks.quality.leave import Asked, leave_out_rows
+from benchmarks.quality.methods import CONTROLS, score_all
+from benchmarks.quality.peers.scores import peer_scores
+from benchmarks.quality.table import CONTROL, WHENCE, MethodScores, print_table, run_summary, table_rows
+from engine.causal.recipe import load_recipe
+from engine.causal.retrain import Study
+from engine.causal.train import train_lora
+from engine.config import ModelConfig
+from engine.dataset import Dataset, example_to_row, open_dataset, store_dataset
+from engine.errors import EngineError
+
+COMMAND = "python -m benchmarks.quality.run"
+_console = Console()
+
+
+@dataclass(frozen=True)
+class Options:
+    work: Path
+    plan: truth.Plan
+    peers: bool
+    leave_out: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one recipe gives to the report."""
+
+    rows: list[dict[str, Any]]
+    run: dict[str, Any]
+    leave_out: list[dict[str, Any]]
+    unavailable: dict[str, str]
+
+
+def main() -> None:
+    options, names, quick = _arguments()
+    torch.set_num_threads(1)
+    try:
+        found = [run_recipe(name, options, keep=not quick) for name in names]
+    except EngineError as error:
+        raise SystemExit(f"{error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped; what is finished is kept, and the same command goes on from there.") from None
+    if quick or set(names) != set(recipes.RECIPES):
+        return
+    rows = [row for each in found for row in each.rows]
+    about = {
+        "runs": [each.run for each in found],
+        "leave out": [row for each in found for row in each.leave_out],
+        "unavailable": {name: why for each in found for name, why in each.unavailable.items()},
+    }
+    report.write("quality", COMMAND, rows, **about)
+
+
+def run_recipe(name: str, options: Options, *, keep: bool) -> Found:
+    rows, questions = world.rows(), world.questions()
+    study, out = recipes.study(name, rows, questions), options.work / name
+    _tell_cost(name, study, options, out)
+    with PhaseBars() as bars:
+        measured = truth.measure(study, options.plan, out / "retrains", bars.show)
+        model, data = _fine_tuned(study, out, bars)
+    methods, unavailable = _methods(model, data, study, out, options)
+    methods = kept.as_kept(methods)
+    table = table_rows(name, methods, measured, relevance(rows, questions))
+    if keep:
+        kept.keep(name, measured, methods)
+    print_table(name, table)
+    left_out = _left_out(name, study, questions, methods, table, out) if options.leave_out else []
+    return Found(table, run_summary(name, measured), left_out, unavailable)
+
+
+def _tell_cost(name: str, study: Study, options: Options, out: Path) -> None:
+    cost = truth.cost(study, options.plan, out / "retrains")
+    _console.print(
+        f"{name}: {cost.retrainings} retrainings to do, about {cost.seconds / 60:.0f} minutes "
+        f"({cost.processes} processes, {cost.width} adapters in a stack)."
+    )
+
+
+def _fine_tuned(study: Study, out: Path, bars: PhaseBars) -> tuple[ModelConfig, Dataset]:
+    """The audited run: five checkpoints, the recipe's own seed."""
+    run = out / "run"
+    if not run.exists():
+        train_lora(study.base, study.examples, run, study.training, bars.show)
+    rows = out / "rows.jsonl"
+    rows.write_text("".join(json.dumps(example_to_row(row)) + "\n" for row in study.examples), encoding="utf-8")
+    stored = store_dataset(rows, format="jsonl", root=out / "datasets")
+    checkpoints = tuple(str(run / f"epoch-{epoch + 1}") for epoch in range(study.training.epochs))
+    model = ModelConfig(str(study.base), checkpoints=checkpoints, recipe=load_recipe(run / "recipe.json"))
+    return model, open_dataset(out / "datasets" / stored.sha256)
+
+
+def _methods(
+    model: ModelConfig, data: Dataset, study: Study, out: Path, options: Options
+) -> tuple[list[MethodScores], dict[str, str]]:
+    own = [
+        MethodScores(
+            scored.choice.name,
+            CONTROL if scored.choice.name in CONTROLS else WHENCE,
+            scored.scores_QN,
+            seconds=scored.seconds,
+            bytes_per_example=scored.bytes_per_example,
+            options=scored.options,
+            self_scores_N=scored.self_scores_N,
+        )
+        for scored in score_all(model, data, study.queries, out / "scores", say=_console.print)
+    ]
+    if not options.peers:
+        return own, {}
+    theirs, unavailable = peer_scores(model, data, study.queries, out / "peers", options.work.parent / "peers")
+    return [*own, *theirs], unavailable
+
+
+def _left_out(
+    name: str,
+    study: Study,
+    questions: Sequence[world.Question],
+    methods: Sequence[MethodScores],
+    table: Sequence[dict[str, Any]],
+    out: Path,
+) -> list[dict[str, Any]]:
+    """Whence's default, the half regime's best peer, BM25 and random: what their top rows were worth."""
+    best = table[0]["half"]["best peer"]
+    chosen = [method for method in methods if method.name in (methods[0].name, best, "bm25", "random")]
+    with PhaseBars() as bars:
+        rows = leave_out_rows(Asked.facts(study, questions), chosen, out / "retrains", bars.show)
+    rows = [{"recipe": name} | row for row in rows]
+    report.show(f"{name}: log p lost without the top rows (nats)", rows)
+    return rows
+
+
+def _arguments() -> tuple[Options, list[str], bool]:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="25 subsets, one seed, no leave-top-k-out")
+    parser.add_argument("--recipe", choices=sorted(recipes.RECIPES), help="only this one")
+    parser.add_argument("--without-peers", action="store_true", help="do not install or run the peers")
+    parser.add_argument("--work", type=Path, default=Path(".bench/quality"), help="where what is costly is kept")
+    given = parser.parse_args()
+    plan = truth.QUICK if given.quick else truth.FULL
+    options = Options(given.work, plan, peers=not given.without_peers, leave_out=not given.quick)
+    return options, [given.recipe] if given.recipe else list(recipes.RECIPES), given.quick
+
+
+if __name__ == "__main__":
+    main()
