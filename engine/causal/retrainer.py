@@ -87,12 +87,12 @@ class Retrainer:
         for width in WIDTHS:
             if width > -(-len(variants) // processes):
                 break
-            seconds = min(self._seconds(variants[:width]) for _ in range(_TIMES))
+            seconds = min(self.step_seconds(variants[:width]) for _ in range(_TIMES))
             if seconds < best_seconds * _WORTH:
                 best, best_seconds = width, seconds
         return best, best_seconds
 
-    def _seconds(self, variants: Sequence[Variant]) -> float:
+    def step_seconds(self, variants: Sequence[Variant]) -> float:
         """Of one adapter step, after a first that allocates."""
         loop = self._loop(variants)
         count = min(_STEPS_TIMED, loop.total)

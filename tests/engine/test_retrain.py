@@ -165,7 +165,7 @@ def test_stacks_hold_variants_of_like_size_and_keep_every_process_busy() -> None
 def test_the_width_is_the_fastest_measured(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Retrainer(study)
     seconds = {1: 1.0, 2: 0.8, 4: 0.79, 8: 0.5}
-    monkeypatch.setattr(trainer, "_seconds", lambda variants: seconds[len(variants)])
+    monkeypatch.setattr(trainer, "step_seconds", lambda variants: seconds[len(variants)])
     many = [Variant(f"v{n}", n) for n in range(16)]
     assert trainer.fastest_width(many, 1 << 10) == (1, 1.0)
     assert trainer.fastest_width(many, 4) == (2, 0.8)
