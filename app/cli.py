@@ -18,6 +18,7 @@ from app.commands.console import fail
 from app.commands.methods import methods
 from app.commands.score import score
 from app.commands.serve import CannotListen, demo, migrate, serve
+from app.commands.train import train
 from app.errors import AppError, problem_of
 from app.homelock import HomeInUse
 from engine.errors import EngineError, InvalidOption, UnknownMethod
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, migrate, ask, score, methods):
+for command in (serve, demo, migrate, train, ask, score, methods):
     app.command()(command)
 app.add_typer(models.app, name="model")
 app.add_typer(datasets.app, name="dataset")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from engine.causal.recipe import FoundRecipe
 from engine.config import IndexConfig, ModelConfig
 from engine.errors import EngineUnavailable
 from engine.methods.specs import method_specs
@@ -32,12 +34,15 @@ class EngineClient(Protocol):
     """All calls block and raise `engine.errors`, except `submit_attribution`, which never waits.
 
     build_index resumes by itself what an earlier attempt left in `index_dir`.
+    find_recipe looks beside the model's files and opens none that does not lie below `roots`.
     submit_attribution raises QueueFull at once when the bounded queue has no place.
     """
 
     def methods(self) -> list[MethodSpec]: ...
 
     def describe_model(self, model: ModelConfig) -> ModelInfo: ...
+
+    def find_recipe(self, model: ModelConfig, roots: Sequence[Path]) -> FoundRecipe | None: ...
 
     def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate: ...
 
@@ -69,6 +74,14 @@ class LocalEngine:
 
     def describe_model(self, model: ModelConfig) -> ModelInfo:
         return self._started().describe_model(model)
+
+    def find_recipe(self, model: ModelConfig, roots: Sequence[Path]) -> FoundRecipe | None:
+        """Files only: it neither starts nor waits for the lane."""
+        try:
+            from engine.causal.recorded import find_recipe
+        except ImportError as error:
+            raise _not_installed(error) from error
+        return find_recipe(model, roots)
 
     def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate:
         return self._started().estimate_index(model, dataset_dir, config)
@@ -109,5 +122,9 @@ class LocalEngine:
         try:
             from engine.lane import Lane
         except ImportError as error:
-            raise EngineUnavailable(f"The engine's libraries are not installed here: {error}.") from error
+            raise _not_installed(error) from error
         return Lane(device=self._device, threads=self._threads, max_queue=self._max_queue)
+
+
+def _not_installed(error: ImportError) -> EngineUnavailable:
+    return EngineUnavailable(f"The engine's libraries are not installed here: {error}.")

@@ -50,6 +50,10 @@ class Lora:
     alpha: float = 16
     targets: str | tuple[str, ...] = "all-linear"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.alpha, float) and self.alpha.is_integer():
+            object.__setattr__(self, "alpha", int(self.alpha))  # JSON makes 16.0 of 16: one value, one fingerprint
+
 
 @dataclass(frozen=True)
 class Training:
@@ -74,6 +78,11 @@ class Training:
     epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
     lora: Lora | None = field(default_factory=Lora)
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "warmup_share", "weight_decay", "epsilon", "max_grad_norm"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else float(value))  # 1 and 1.0: one fingerprint
 
 
 @dataclass(frozen=True)

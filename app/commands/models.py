@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from app.commands.console import count, facts, out, print_json, table, warn, when
 from app.commands.options import Json, Limit, Url, server
+from app.commands.recipes import recipe_as_json
 from whence_client import Model
 
 app = typer.Typer(no_args_is_help=True, help="Register fine-tuned models and list them.")
@@ -26,7 +26,15 @@ def add(
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer directory, if not the base's.")] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="JSON file: what training did (reduction, template, …)."),
+        typer.Option(
+            exists=True,
+            help="What training did: a recipe's JSON file, or the directory of a run (ours, or a Hugging Face "
+            "Trainer's). Without it the server looks beside the adapter.",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the training set, to tell the order of rows of a Hugging Face run in --recipe."),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float64.")] = None,
     url: Url = None,
@@ -40,7 +48,7 @@ def add(
             adapter=adapter and _absolute(adapter),
             checkpoints=[_absolute(path) for path in checkpoint] if checkpoint else None,
             tokenizer=tokenizer and _absolute(tokenizer),
-            recipe=read_json_object(recipe, "--recipe"),
+            recipe=recipe and recipe_as_json(recipe, "--recipe", rows),
             dtype=dtype,
         )
     print_json(model) if json_ else _show(model)
@@ -59,19 +67,6 @@ def list_(limit: Limit = 50, url: Url = None, json_: Json = False) -> None:
         for m in page.data
     ]
     out.print(table(None, ["id", "name", ">version", ">trained", "path", "created"], rows))
-
-
-def read_json_object(path: Path | None, option: str) -> dict[str, Any] | None:
-    """Raises typer.BadParameter when the file holds no JSON object."""
-    if path is None:
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(f"{path} is not JSON: {error}", param_hint=option) from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter(f"{path} holds no JSON object", param_hint=option)
-    return value
 
 
 def _absolute(path: str) -> str:

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from app.commands.console import clean, out, print_json
-from app.commands.models import read_json_object
 from app.commands.options import Json, OptionPairs, parse_options
 from app.commands.progress import PhaseBars
 from app.commands.queries import NamedQuery, read_queries
+from app.commands.recipes import read_recipe
 from app.indexes.options import index_config
 from app.indexes.schemas import IndexCreate
-from app.models.schemas import RecipeBody
-from engine.config import DType, IndexConfig, ModelConfig, Recipe
+from engine.config import DType, IndexConfig, ModelConfig
 from engine.dataset import open_dataset, store_dataset
 from engine.errors import EngineUnavailable
 
@@ -44,7 +42,7 @@ def score(
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="If not the base's.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file: what training did.")
+        Path | None, typer.Option(exists=True, help="What training did: a JSON file, or a run's directory.")
     ] = None,
     dtype: Annotated[DType, typer.Option(help="Of the model's weights.")] = "float32",
     option: OptionPairs = None,
@@ -57,7 +55,7 @@ def score(
         adapter=adapter and str(adapter),
         checkpoints=tuple(str(path) for path in checkpoint or ()),
         tokenizer=tokenizer and str(tokenizer),
-        recipe=read_recipe(read_json_object(recipe, "--recipe")),
+        recipe=recipe and read_recipe(recipe, "--recipe"),
         dtype=dtype,
     )
     body = IndexCreate(model=str(base), dataset=str(dataset), method=method, options=parse_options(option))
@@ -75,17 +73,6 @@ def score(
         out.print(
             clean(f"{out_}: {rows}, {result.seconds:.1f} s, coverage {result.coverage.share:.1%}"), soft_wrap=True
         )
-
-
-def read_recipe(value: dict[str, Any] | None) -> Recipe | None:
-    if value is None:
-        return None
-    try:
-        return TypeAdapter(Recipe).validate_python(RecipeBody.model_validate(value).model_dump())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise typer.BadParameter(f"{where}: {first['msg']}", param_hint="--recipe") from None
 
 
 def run(model: ModelConfig, dataset: Path, queries: list[NamedQuery], config: IndexConfig, device: str) -> ScoreResult:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.dependencies import Services
 from app.errors import Conflict, InUse
 from app.models.repository import ModelsRepository
-from app.models.schemas import ModelCreate
+from app.models.schemas import ModelCreate, RecipeBody, first_cause
 from app.pagination import PageRequest
 from app.paths import PathPolicy
 from app.tables import ModelRow
+from engine.causal.recipe import FoundRecipe
 from engine.config import ModelConfig, Recipe
 from engine.types import ModelInfo
 
@@ -70,12 +71,17 @@ def trained_states(row: ModelRow) -> list[str]:
 
 
 def register_model(services: Services, tenant: str, body: ModelCreate) -> ModelRow:
-    """Check the paths, let the engine look into the model, keep what it learned.
+    """Check the paths, let the engine look into the model and for its recipe, keep what it learned.
 
     The engine reads files for seconds, so no transaction is open meanwhile.
     """
     config = _config(body, PathPolicy(services.settings.roots))
+    notes: tuple[str, ...] = ()
+    if config.recipe is None and (found := services.engine.find_recipe(config, services.settings.roots)):
+        recipe, notes = _checked(found)
+        config = dataclasses.replace(config, recipe=recipe)
     info = services.engine.describe_model(config)
+    info = dataclasses.replace(info, warnings=(*notes, *info.warnings))
     for _ in range(VERSION_RACES):
         try:
             with services.database.write() as session:
@@ -85,6 +91,17 @@ def register_model(services: Services, tenant: str, body: ModelCreate) -> ModelR
     raise Conflict(f"Too many models named '{body.name}' are being registered at once.")
 
 
+def _checked(found: FoundRecipe) -> tuple[Recipe | None, tuple[str, ...]]:
+    """A recipe from a file passes what a recipe in a request passes, or is not used."""
+    if found.recipe is None:
+        return None, found.notes
+    try:
+        body = RecipeBody.model_validate(dataclasses.asdict(found.recipe))
+    except ValidationError as error:
+        return None, (f"the recipe beside the model was not used: {first_cause(error)}",)
+    return body.recipe(), found.notes
+
+
 def _config(body: ModelCreate, paths: PathPolicy) -> ModelConfig:
     return ModelConfig(
         base=paths.directory(body.base, "/base"),
@@ -92,7 +109,7 @@ def _config(body: ModelCreate, paths: PathPolicy) -> ModelConfig:
         checkpoints=tuple(paths.directory(path, f"/checkpoints/{n}") for n, path in enumerate(body.checkpoints)),
         tokenizer=body.tokenizer and paths.directory(body.tokenizer, "/tokenizer"),
         chat_template=body.chat_template,
-        recipe=body.recipe and _RECIPE.validate_python(body.recipe.model_dump()),
+        recipe=body.recipe and body.recipe.recipe(),
         dtype=body.dtype,
         quantization=body.quantization,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,19 +17,47 @@ RECIPE_FILE = "recipe.json"
 _RECIPE = TypeAdapter(Recipe)
 
 
+@dataclass(frozen=True)
+class FoundRecipe:
+    """recipe None: there was one, but it could not be used. notes: where it comes from and what it leaves open."""
+
+    recipe: Recipe | None
+    notes: tuple[str, ...]
+
+
 def save_recipe(path: Path, recipe: Recipe) -> None:
     text = json.dumps(asdict(recipe), sort_keys=True, indent=1)
     write_durably(path, lambda sink: sink.write(text.encode()))
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Raises InvalidOption when the file is not a recipe."""
+    """What `save_recipe` wrote; fields that a file of an older version lacks have their defaults.
+
+    Raises InvalidOption when the file is not a recipe: some other tool's recipe.json must not pass for one.
+    """
     try:
-        return _RECIPE.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        cause = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error.strerror
-        raise InvalidOption(
-            f"{path} cannot be read as a recipe: {cause}.",
-            pointer="/recipe",
-            remedy="Give the recipe.json that the training run wrote.",
-        ) from None
+        content = path.read_bytes()
+        recipe = _RECIPE.validate_json(content)
+    except ValidationError as error:
+        raise _not_a_recipe(path, error.errors(include_url=False)[0]["msg"]) from None
+    except OSError as error:
+        raise _not_a_recipe(path, error.strerror or str(error)) from None
+    if strangers := _unknown_fields(json.loads(content), asdict(recipe), ""):
+        raise _not_a_recipe(path, f"it has no field {strangers[0]!r}")
+    return recipe
+
+
+def _unknown_fields(given: dict[str, Any], known: dict[str, Any], prefix: str) -> list[str]:
+    found = [prefix + name for name in given if name not in known]
+    for name in given.keys() & known.keys() - {"details"}:
+        if isinstance(given[name], dict) and isinstance(known[name], dict):
+            found += _unknown_fields(given[name], known[name], f"{prefix}{name}.")
+    return found
+
+
+def _not_a_recipe(path: Path, cause: str) -> InvalidOption:
+    return InvalidOption(
+        f"{path} cannot be read as a recipe: {cause}.",
+        pointer="/recipe",
+        remedy="Give the recipe.json that the training run wrote.",
+    )

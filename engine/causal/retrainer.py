@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.causal.loop import TrainingLoop, log_probs
 from engine.causal.stack import AdapterStack
-from engine.causal.steps import check_trainable, make_steps
+from engine.causal.steps import Steps, check_steps, check_trainable, make_steps
 from engine.causal.variant import Variant
 from engine.config import DType, ModelConfig, Recipe, TemplateConfig, Training, fingerprint
 from engine.encoded import Encoded
@@ -31,7 +31,11 @@ _WORTH = 0.97  # a wider stack must save at least 3 %
 
 @dataclass(frozen=True)
 class Study:
-    """What all variants share. The seed in `training` is replaced by each variant's own."""
+    """What all variants share. The seed in `training` is the audited run's; each variant brings its own.
+
+    steps: the audited run's recorded order, where it is not the one that `make_steps` gives; variants of its seed keep
+    to it.
+    """
 
     base: Path
     examples: tuple[Example, ...]
@@ -41,6 +45,12 @@ class Study:
     max_length: int | None = None
     dtype: DType = "float32"
     device: str = "cpu"
+    steps: Steps | None = None
+
+    def steps_of(self, seed: int) -> Steps:
+        if self.steps is not None and seed == self.training.seed:
+            return self.steps
+        return make_steps(len(self.examples), replace(self.training, seed=seed))
 
 
 class Retrainer:
@@ -50,6 +60,8 @@ class Retrainer:
         if not study.examples:
             raise EmptyDataset("There is no row to train on.")
         check_trainable(study.training)
+        if study.steps is not None:
+            check_steps(study.steps, make_steps(len(study.examples), study.training))
         assert study.training.lora is not None
         recipe = Recipe("batch_token_mean", study.template, study.max_length)
         model = load_model(ModelConfig(str(study.base), recipe=recipe, dtype=study.dtype), study.device)
@@ -64,11 +76,13 @@ class Retrainer:
         tokens = [(row.ids, row.targets) for row in self.rows]
         asked = [[(s.ids, s.targets) for s in question.sequences] for question in self.questions]
         training = replace(self.study.training, seed=0)
-        return fingerprint("study", directory_fingerprint(self.study.base), tokens, asked, training, self.study.dtype)
+        order = () if self.study.steps is None else (self.study.training.seed, self.study.steps)
+        base = directory_fingerprint(self.study.base)
+        return fingerprint("study", base, tokens, asked, training, self.study.dtype, *order)
 
     @property
     def steps(self) -> int:
-        return len(make_steps(len(self.rows), self.study.training))
+        return len(self.study.steps_of(self.study.training.seed))
 
     def train(self, variants: Sequence[Variant], tick: Callable[[int], object] = lambda _steps: None) -> np.ndarray:
         """float64 [K, Q]. tick: called after every step with the adapter steps it did."""
@@ -105,7 +119,7 @@ class Retrainer:
     def _loop(self, variants: Sequence[Variant]) -> TrainingLoop:
         self.stack.resize(len(variants))
         self.stack.start([variant.seed for variant in variants])
-        steps = {v.seed: make_steps(len(self.rows), replace(self.study.training, seed=v.seed)) for v in variants}
+        steps = {variant.seed: self.study.steps_of(variant.seed) for variant in variants}
         weights_KN = np.stack([variant.weights_N(len(self.rows)) for variant in variants])
         return TrainingLoop(self.stack, self.rows, self.study.training, [steps[v.seed] for v in variants], weights_KN)
 

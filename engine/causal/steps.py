@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from engine.config import Training
-from engine.errors import UnsupportedModel
+from engine.errors import InvalidOption, UnsupportedModel
 
 Steps = tuple[tuple[int, ...], ...]
 
@@ -36,6 +36,19 @@ def make_steps(rows: int, training: Training) -> Steps:
         order = torch.randperm(rows, generator=generator).tolist()
         steps += [tuple(order[i : i + size]) for i in range(0, rows, size)]
     return tuple(steps)
+
+
+def check_steps(recorded: Steps, ours: Steps) -> None:
+    """Whether a recorded order fits the rows and the recipe. Raises InvalidOption."""
+    rows = {row for step in ours for row in step}
+    strange = next((row for step in recorded for row in step if row not in rows), None)
+    if strange is not None:
+        raise InvalidOption(f"The recorded order names row {strange}; there are {len(rows)} rows.")
+    if len(recorded) != len(ours):
+        raise InvalidOption(
+            f"The recorded order has {len(recorded)} steps; this recipe takes {len(ours)}.",
+            remedy="Give the epochs, batch size and accumulation of the run whose order this is.",
+        )
 
 
 def learning_rate(step: int, steps: int, training: Training) -> float:

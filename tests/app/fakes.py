@@ -6,11 +6,14 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.causal.recipe import FoundRecipe
+from engine.causal.recorded import find_recipe
 from engine.config import IndexConfig, ModelConfig, fingerprint
 from engine.dataset import Dataset, example_text, open_dataset
 from engine.errors import IndexUnavailable, NotAModel
@@ -80,6 +83,10 @@ class FakeEngine:
             coverage=COVERAGE,
             warnings=() if model.recipe else ("The recipe is unknown: token-sum gradients.",),
         )
+
+    def find_recipe(self, model: ModelConfig, roots: Sequence[Path]) -> FoundRecipe | None:
+        """As the engine does it, for it only reads files; not among `calls`."""
+        return find_recipe(model, roots)
 
     def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate:
         self._called("estimate_index", model, dataset_dir, config)

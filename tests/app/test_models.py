@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
-from engine.config import Recipe, TemplateConfig
+from app.dependencies import Services
+from app.models.service import config_of
+from app.settings import Settings
+from app.tables import ModelRow
+from engine.causal.recipe import save_recipe
+from engine.config import Lora, ModelConfig, Recipe, TemplateConfig, Training
 from tests.app.fakes import FakeEngine
 from tests.app.resources import add_dataset, add_index, add_model, assert_problem, wait_for_index
 
@@ -52,6 +59,110 @@ def test_the_engine_gets_the_paths_resolved_and_the_recipe_whole(
     assert body["recipe"]["steps"] == [[0, 1], [2]]
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        Training(),
+        Training(optimizer="adafactor", schedule="cosine", max_grad_norm=None, lora=None),
+        Training(seed=(1 << 63) - 1, betas=(0.5, 0.25), accumulation=3, lora=Lora(4, 0.5, ("q_proj", "v_proj"))),
+    ],
+)
+def test_training_is_stored_and_given_back_as_it_was(
+    client: TestClient, services: Services, model_dir: Path, engine: FakeEngine, training: Training
+) -> None:
+    recipe = Recipe("example_mean", max_length=9, training=training, details={"note": ["é", 1.5, None]})
+    body = add_model(client, model_dir, recipe=asdict(recipe))
+    assert body["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    assert client.get(f"/v1/models/{body['id']}").json()["recipe"] == body["recipe"]
+    assert described(engine).recipe == recipe
+    with services.database.read() as session:
+        row = session.get(ModelRow, body["id"])
+        assert row is not None
+        assert config_of(row).recipe == recipe
+
+
+def described(engine: FakeEngine) -> ModelConfig:
+    return next(arguments[0] for name, arguments in engine.calls if name == "describe_model")
+
+
+def test_a_recipe_of_an_older_version_has_no_training(client: TestClient, services: Services, model_dir: Path) -> None:
+    """What the table holds from before `training` came."""
+    body = add_model(client, model_dir, recipe={"reduction": "example_mean"})
+    with services.database.write() as session:
+        row = session.get(ModelRow, body["id"])
+        assert row is not None
+        row.recipe = {"reduction": "example_mean", "template": {}, "max_length": None, "steps": None, "details": {}}
+    with services.database.read() as session:
+        row = session.get(ModelRow, body["id"])
+        assert row is not None
+        assert config_of(row).recipe == Recipe("example_mean")
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_the_recipe_beside_the_adapter_is_taken_and_said_so(
+    client: TestClient, model_dir: Path, engine: FakeEngine, above: bool
+) -> None:
+    run = model_dir.parent / "run"
+    adapter = run / "epoch-2"
+    adapter.mkdir(parents=True)
+    recipe = Recipe("example_mean", training=Training(seed=4))
+    place = run if above else adapter
+    save_recipe(place / "recipe.json", recipe)
+    body = add_model(client, model_dir, adapter=str(adapter))
+    assert described(engine).recipe == recipe
+    assert body["recipe"]["training"]["seed"] == 4
+    assert body["warnings"] == [f"the recipe was taken from {place}"]
+
+
+def test_a_recipe_in_the_request_wins(client: TestClient, model_dir: Path, engine: FakeEngine) -> None:
+    save_recipe(model_dir / "recipe.json", Recipe("example_mean"))
+    body = add_model(client, model_dir, recipe={"reduction": "token_sum"})
+    assert described(engine).recipe == Recipe("token_sum")
+    assert body["warnings"] == []
+
+
+def test_a_hugging_face_run_beside_the_adapter_is_taken_with_what_it_leaves_open(
+    client: TestClient, model_dir: Path
+) -> None:
+    run = model_dir.parent / "run"
+    (run / "checkpoint-4").mkdir(parents=True)
+    state = {"global_step": 4, "max_steps": 4, "num_train_epochs": 2, "train_batch_size": 2, "log_history": []}
+    (run / "checkpoint-4" / "trainer_state.json").write_text(json.dumps(state))
+    (run / "training_args.bin").write_bytes(b"a pickle")
+    body = add_model(client, model_dir, adapter=str(run / "checkpoint-4"))
+    assert (body["recipe"]["reduction"], body["recipe"]["training"]["epochs"]) == ("token_sum", 2)
+    assert "seed" in body["recipe"]["details"]["unknown"]
+    told = " ".join(body["warnings"])
+    for part in (f"taken from {run / 'checkpoint-4'}", "token sums", "learning_rate", "training_args.bin"):
+        assert part in told
+
+
+def test_a_recipe_that_cannot_be_used_is_named_and_not_used(client: TestClient, model_dir: Path) -> None:
+    for content, told in (
+        ('{"ingredients": []}', "ingredients"),
+        ('{"training": {"epochs": -1}}', "training.epochs"),
+        ('{"details": {"note": "a\\u0000"}}', "NUL"),
+        ("[" * 100_000, "recipe.json"),
+    ):
+        (model_dir / "recipe.json").write_text(content)
+        body = add_model(client, model_dir)
+        assert body["recipe"] is None
+        assert told in body["warnings"][0]
+        assert "unknown" in body["warnings"][1]
+
+
+def test_no_recipe_outside_the_roots_is_read(client: TestClient, model_dir: Path, settings: Settings) -> None:
+    root = settings.roots[0]
+    outside = root.parent / f"{root.name}-outside"
+    outside.mkdir()
+    save_recipe(outside / "recipe.json", Recipe("example_mean"))
+    (model_dir / "recipe.json").symlink_to(outside / "recipe.json")
+    assert add_model(client, model_dir)["recipe"] is None
+    save_recipe(root.parent / "recipe.json", Recipe("example_mean"))
+    assert add_model(client, model_dir, adapter=str(root))["recipe"] is None
+    (root.parent / "recipe.json").unlink()
+
+
 def test_models_are_listed_newest_first_in_pages(client: TestClient, model_dir: Path) -> None:
     ids = [add_model(client, model_dir)["id"] for _ in range(3)]
     first = client.get("/v1/models", params={"limit": 2}).json()
@@ -84,6 +195,18 @@ def test_a_model_in_use_is_not_deleted_and_the_user_is_named(client: TestClient,
         ({"recipe": {"template": {"bos": True}}}, "/recipe/template/bos"),
         ({"recipe": {"steps": [[-1]]}}, "/recipe/steps/0/0"),
         ({"recipe": {"details": {"note": "a\x00b"}}}, "/recipe/details"),
+        ({"recipe": {"training": {"learning_rte": 0.1}}}, "/recipe/training/learning_rte"),
+        ({"recipe": {"training": {"learning_rate": -1}}}, "/recipe/training/learning_rate"),
+        ({"recipe": {"training": {"schedule": "wavy"}}}, "/recipe/training/schedule"),
+        ({"recipe": {"training": {"warmup_share": 1.5}}}, "/recipe/training/warmup_share"),
+        ({"recipe": {"training": {"epochs": 0}}}, "/recipe/training/epochs"),
+        ({"recipe": {"training": {"seed": 1 << 63}}}, "/recipe/training/seed"),
+        ({"recipe": {"training": {"betas": [0.9, 1.0]}}}, "/recipe/training/betas/1"),
+        ({"recipe": {"training": {"max_grad_norm": 0}}}, "/recipe/training/max_grad_norm"),
+        ({"recipe": {"training": {"optimizer": ""}}}, "/recipe/training/optimizer"),
+        ({"recipe": {"training": {"lora": {"rank": 0}}}}, "/recipe/training/lora/rank"),
+        ({"recipe": {"training": {"lora": {"targets": []}}}}, "/recipe/training/lora/targets"),
+        ({"recipe": {"training": {"lora": {"dropout": 0.1}}}}, "/recipe/training/lora/dropout"),
     ],
 )
 def test_a_wrong_field_is_pointed_at(client: TestClient, model_dir: Path, change: dict, pointer: str) -> None:

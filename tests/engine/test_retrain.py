@@ -17,6 +17,7 @@ import pytest
 from engine.causal.outcomes import OutcomeStore
 from engine.causal.retrain import Study, Variant, estimate, retrain, stacks_of
 from engine.causal.retrainer import Retrainer
+from engine.causal.steps import make_steps
 from engine.causal.train import train_lora
 from engine.config import Lora, ModelConfig, Training
 from engine.errors import Cancelled, InvalidOption, InvalidQuery
@@ -136,6 +137,21 @@ def test_the_cost_is_told_before_and_nothing_is_left_to_pay_after(study: Study, 
     retrain(study, VARIANTS, tmp_path, processes=1)
     assert 0.05 < before.seconds / (time.perf_counter() - started) < 20
     assert estimate(study, VARIANTS, tmp_path).seconds == estimate(study, VARIANTS, tmp_path).retrainings == 0
+
+
+def test_the_audited_runs_own_order_is_kept_and_other_seeds_have_theirs(study: Study, tmp_path: Path) -> None:
+    own = make_steps(12, TRAINING)
+    recorded = (*own[2:], *own[:2])
+    variants = [Variant("audited", 0), Variant("other", 1)]
+    ordinary_VQ = retrain(study, variants, tmp_path / "ordinary", processes=1, width=1)
+    same_VQ = retrain(replace(study, steps=own), variants, tmp_path / "same", processes=1, width=1)
+    turned_VQ = retrain(replace(study, steps=recorded), variants, tmp_path / "turned", processes=1, width=1)
+    assert np.array_equal(same_VQ, ordinary_VQ)
+    assert np.array_equal(turned_VQ[1], ordinary_VQ[1])
+    assert np.abs(turned_VQ[0] - ordinary_VQ[0]).max() > 1e-4
+    for wrong, cause in ((own[1:], "11 steps"), (((12,), *own[1:]), "row 12")):
+        with pytest.raises(InvalidOption, match=cause):
+            retrain(replace(study, steps=wrong), variants, tmp_path / "wrong")
 
 
 def test_a_directory_serves_one_study_only(study: Study, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_what_cannot_be_trained_is_refused_by_name(base: Path, tmp_path: Path) -
     with pytest.raises(NoLossToken, match="ex-0"):
         train_lora(base, ROWS, tmp_path / "run", CONFIG, max_length=2)
     for odd in (replace(CONFIG, optimizer="adafactor"), replace(CONFIG, lora=None)):
-        with pytest.raises(UnsupportedModel, match="adamw|LoRA"):
+        with pytest.raises(UnsupportedModel, match=r"adamw|LoRA"):
             train_lora(base, ROWS, tmp_path / "run", odd)
     with pytest.raises(UnsupportedModel, match="no_such_layer"):
         train_lora(base, ROWS, tmp_path / "run", replace(CONFIG, lora=Lora(targets=("no_such_layer",))))
