@@ -14,10 +14,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 ENGINE := .venv/.installed-engine
 DEV := .venv/.installed-dev
 
-.PHONY: help venv demo serve test check lint format types arrows migrations openapi bench clean
+.PHONY: help venv demo serve test check lint format types arrows migrations openapi bench bench-quality clean
 
 help:  ## list the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 venv: $(DEV)  ## the environment with every pinned package, test tools included
 
@@ -73,6 +73,12 @@ bench: $(DEV)  ## every benchmark; tables here, JSON under benchmarks/results/  
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.search
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.curvature_sample
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.demo_methods
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.stacked_training
+
+# Long: 638 retrainings, and four peers in environments of their own. Interrupted, it goes on where it was.
+bench-quality: $(DEV)  ## rankings against retraining, beside the peers  (ARGS="--quick": 25 subsets, one seed)
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.quality.run $(ARGS)
+	@[[ "$(ARGS)" == *--* ]] || { $(BIN)/python -m benchmarks.quality.plot && $(BIN)/python -m benchmarks.quality.smoothness; }
 
 clean:  ## remove the environment and every cache
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis

@@ -25,14 +25,14 @@ SEEDS = (0, 1)
 
 @dataclass(frozen=True)
 class Asked:
-    """positions: of the questions, every third fact."""
+    """positions: of the questions, every fifth fact."""
 
     positions: tuple[int, ...]
     study: Study
 
     @classmethod
     def facts(cls, study: Study, questions: Sequence[Question]) -> Asked:
-        return cls(tuple(q for q, question in enumerate(questions) if question.kind == "fact")[::3], study)
+        return cls(tuple(q for q, question in enumerate(questions) if question.kind == "fact")[::5], study)
 
 
 def leave_out_rows(

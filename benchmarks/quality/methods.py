@@ -44,6 +44,7 @@ CHOICES = (
     Choice("ekfac, checkpoints", "ekfac"),
     Choice("ekfac, final", "ekfac", "final"),
     Choice("ekfac, checkpoints, sketch 16", "ekfac", options=IndexOptions(projection_dim=16)),
+    Choice("ekfac, checkpoints, curvature of 256 rows", "ekfac", options=IndexOptions(curvature_rows=256)),
     Choice("kfac, checkpoints", "kfac"),
     Choice("graddot, checkpoints", "graddot"),
     Choice("gradcos, checkpoints", "gradcos"),

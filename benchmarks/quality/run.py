@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -25,14 +26,15 @@ from benchmarks.quality import kept, recipes, truth, world
 from benchmarks.quality.detection import relevance
 from benchmarks.quality.leave import Asked, leave_out_rows
 from benchmarks.quality.methods import CONTROLS, score_all
-from benchmarks.quality.peers.scores import peer_scores
 from benchmarks.quality.table import CONTROL, WHENCE, MethodScores, print_table, run_summary, table_rows
+from benchmarks.quality.theirs import peer_scores
 from engine.causal.recipe import load_recipe
 from engine.causal.retrain import Study
 from engine.causal.train import train_lora
 from engine.config import ModelConfig
 from engine.dataset import Dataset, example_to_row, open_dataset, store_dataset
 from engine.errors import EngineError
+from engine.evaluate.lds import predict, score_lds
 
 COMMAND = "python -m benchmarks.quality.run"
 _console = Console()
@@ -43,7 +45,7 @@ class Options:
     work: Path
     plan: truth.Plan
     peers: bool
-    leave_out: bool
+    quick: bool
 
 
 @dataclass(frozen=True)
@@ -53,43 +55,43 @@ class Found:
     rows: list[dict[str, Any]]
     run: dict[str, Any]
     leave_out: list[dict[str, Any]]
-    unavailable: dict[str, str]
+    unavailable: list[dict[str, Any]]
 
 
 def main() -> None:
-    options, names, quick = _arguments()
+    options, names = _arguments()
     torch.set_num_threads(1)
     try:
-        found = [run_recipe(name, options, keep=not quick) for name in names]
+        found = [run_recipe(name, options) for name in names]
     except EngineError as error:
         raise SystemExit(f"{error}") from None
     except KeyboardInterrupt:
         raise SystemExit("Stopped; what is finished is kept, and the same command goes on from there.") from None
-    if quick or set(names) != set(recipes.RECIPES):
+    if options.quick or set(names) != set(recipes.RECIPES):
         return
     rows = [row for each in found for row in each.rows]
     about = {
         "runs": [each.run for each in found],
         "leave out": [row for each in found for row in each.leave_out],
-        "unavailable": {name: why for each in found for name, why in each.unavailable.items()},
+        "unavailable": [{"recipe": each.run["recipe"]} | why for each in found for why in each.unavailable],
     }
     report.write("quality", COMMAND, rows, **about)
 
 
-def run_recipe(name: str, options: Options, *, keep: bool) -> Found:
+def run_recipe(name: str, options: Options) -> Found:
     rows, questions = world.rows(), world.questions()
     study, out = recipes.study(name, rows, questions), options.work / name
     _tell_cost(name, study, options, out)
     with PhaseBars() as bars:
         measured = truth.measure(study, options.plan, out / "retrains", bars.show)
         model, data = _fine_tuned(study, out, bars)
-    methods, unavailable = _methods(model, data, study, out, options)
+    methods, unavailable = _methods(model, data, study, measured, out, options)
     methods = kept.as_kept(methods)
     table = table_rows(name, methods, measured, relevance(rows, questions))
-    if keep:
+    if not options.quick:
         kept.keep(name, measured, methods)
     print_table(name, table)
-    left_out = _left_out(name, study, questions, methods, table, out) if options.leave_out else []
+    left_out = _left_out(name, study, questions, methods, table, out) if not options.quick else []
     return Found(table, run_summary(name, measured), left_out, unavailable)
 
 
@@ -115,8 +117,8 @@ def _fine_tuned(study: Study, out: Path, bars: PhaseBars) -> tuple[ModelConfig, 
 
 
 def _methods(
-    model: ModelConfig, data: Dataset, study: Study, out: Path, options: Options
-) -> tuple[list[MethodScores], dict[str, str]]:
+    model: ModelConfig, data: Dataset, study: Study, measured: truth.Truth, out: Path, options: Options
+) -> tuple[list[MethodScores], list[dict[str, Any]]]:
     own = [
         MethodScores(
             scored.choice.name,
@@ -130,9 +132,23 @@ def _methods(
         for scored in score_all(model, data, study.queries, out / "scores", say=_console.print)
     ]
     if not options.peers:
-        return own, {}
-    theirs, unavailable = peer_scores(model, data, study.queries, out / "peers", options.work.parent / "peers")
+        return own, []
+    theirs, unavailable = peer_scores(
+        model,
+        data,
+        study.queries,
+        out / "peers",
+        options.work.parent / "peers",
+        lambda scores_QN: _half_lds(scores_QN, measured),
+        checkpoints="final" if options.quick else "all",
+        say=_console.print,
+    )
     return [*own, *theirs], unavailable
+
+
+def _half_lds(scores_QN: np.ndarray, measured: truth.Truth) -> float:
+    value = score_lds(predict(scores_QN, measured.half_kept_MN), measured.half_outcome_QMR).value
+    return -1.0 if value is None else value
 
 
 def _left_out(
@@ -143,9 +159,9 @@ def _left_out(
     table: Sequence[dict[str, Any]],
     out: Path,
 ) -> list[dict[str, Any]]:
-    """Whence's default, the half regime's best peer, BM25 and random: what their top rows were worth."""
+    """Whence's default, the half regime's best peer and BM25: what their top rows were worth."""
     best = table[0]["half"]["best peer"]
-    chosen = [method for method in methods if method.name in (methods[0].name, best, "bm25", "random")]
+    chosen = [method for method in methods if method.name in (methods[0].name, best, "bm25")]
     with PhaseBars() as bars:
         rows = leave_out_rows(Asked.facts(study, questions), chosen, out / "retrains", bars.show)
     rows = [{"recipe": name} | row for row in rows]
@@ -153,7 +169,7 @@ def _left_out(
     return rows
 
 
-def _arguments() -> tuple[Options, list[str], bool]:
+def _arguments() -> tuple[Options, list[str]]:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="25 subsets, one seed, no leave-top-k-out")
     parser.add_argument("--recipe", choices=sorted(recipes.RECIPES), help="only this one")
@@ -161,8 +177,8 @@ def _arguments() -> tuple[Options, list[str], bool]:
     parser.add_argument("--work", type=Path, default=Path(".bench/quality"), help="where what is costly is kept")
     given = parser.parse_args()
     plan = truth.QUICK if given.quick else truth.FULL
-    options = Options(given.work, plan, peers=not given.without_peers, leave_out=not given.quick)
-    return options, [given.recipe] if given.recipe else list(recipes.RECIPES), given.quick
+    options = Options(given.work, plan, peers=not given.without_peers, quick=given.quick)
+    return options, [given.recipe] if given.recipe else list(recipes.RECIPES)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from engine.config import Training
 from engine.evaluate.metasmooth import metasmoothness
 
 COMMAND = "python -m benchmarks.quality.smoothness"
-STEPS, DIRECTIONS = (0.5, 0.05), 6
+STEPS, DIRECTIONS = (0.5, 0.05), 4
 CANDIDATES = {
     "rough": recipes.ROUGH,
     "batch 16, lr 2e-3, ε 1e-4": replace(recipes.SMOOTH, batch_size=16, learning_rate=2e-3, epsilon=1e-4),

@@ -25,7 +25,7 @@ from benchmarks.quality.peers.given import Given, Tokens, load_tuned, lora_modul
 from benchmarks.quality.peers.results import PeerScores
 from benchmarks.quality.peers.task import write_task
 from benchmarks.quality.peers.written import Arguments, Result
-from engine.config import ModelConfig, Recipe
+from engine.config import ModelConfig, Recipe, Training
 from engine.model import LoadedModel, load_model
 from engine.rows import encode_rows
 from engine.types import Query
@@ -37,7 +37,7 @@ RESULT = Result("peer", "1.0", "dot", "epoch-1", {"damping": 0.1}, 1.0, 2.0, 3.0
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Given, LoadedModel, Any]:
-    """(task, Whence's own model, its data): two checkpoints; the second step weighs its rows twice as much."""
+    """(task, Whence's own model, its data): two checkpoints; rows weigh 1 / their targets."""
     root = tmp_path_factory.mktemp("peers")
     base = factories.llama()
     factories.save_base(root / "base", base)
@@ -91,6 +91,21 @@ def test_only_lora_weights_train_and_each_belongs_to_a_listed_module(world: tupl
     trained = {name.removesuffix(".weight") for name, weight in tuned.named_parameters() if weight.requires_grad}
     assert trained == set(lora_modules(tuned))
     assert len(trained) == 2 * 7 * 2  # A and B of seven layers in two blocks
+
+
+def test_a_recipe_with_steps_tells_the_epochs_that_end_at_the_checkpoints(
+    world: tuple[Given, LoadedModel, Any], tmp_path: Path
+) -> None:
+    assert world[0].epochs == []
+    training = Training(learning_rate=1.0, epochs=2, batch_size=3, warmup_share=0.0, epsilon=0.5)
+    steps = tuple(tuple(range(start, start + 3)) for start in (0, 3, 6)) * 2
+    config = replace(world[1].config, recipe=Recipe(steps=steps, training=training))
+    task = Given(write_task(config, world[2], QUERIES, tmp_path / "task"))
+    rates = [1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    assert [epoch["steps"] for epoch in task.epochs] == [3, 3]
+    found = [epoch["learning_rate"] for epoch in task.epochs]
+    np.testing.assert_allclose(found, [np.mean(rates[:3]), np.mean(rates[3:])])
+    assert task.adam == {"betas": [0.9, 0.999], "eps": 0.5}
 
 
 sequences = st.lists(
