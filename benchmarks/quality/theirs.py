@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.quality.peers.results import PeerScores, summed
 from benchmarks.quality.peers.run import PEERS, run_peers
 from benchmarks.quality.peers.task import write_task
+from benchmarks.quality.peers.written import ALL_CHECKPOINTS
 from benchmarks.quality.table import MethodScores
 from engine.config import ModelConfig
 from engine.dataset import Dataset
@@ -49,7 +50,13 @@ def peer_scores(
     if checkpoints == "all":
         every = [found for found in outcome.scores if found.about.method in PEERS[found.about.peer].every]
         sums = summed(every, names) + summed(every, names, scaled=True)
-    return [*_best(final, "final", judge), *_best(sums, "summed", judge)], [asdict(e) for e in outcome.not_run]
+    by_itself = [found for found in outcome.scores if found.about.checkpoint == ALL_CHECKPOINTS]
+    rows = [
+        *_best(final, "final", judge),
+        *_best(sums, "summed", judge),
+        *_best(by_itself, ALL_CHECKPOINTS, judge),
+    ]
+    return rows, [asdict(found) for found in outcome.not_run]
 
 
 def _best(found: Iterable[PeerScores], way: str, judge: Judge) -> list[MethodScores]:
