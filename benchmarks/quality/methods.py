@@ -51,6 +51,11 @@ CHOICES = (
     Choice("repsim", "repsim", "final"),
     *(Choice(name, name, "final") for name in CONTROLS),
 )
+QUICK_CHOICES = tuple(
+    choice
+    for choice in CHOICES
+    if choice.name in ("ekfac, checkpoints", "ekfac, final", "gradcos, checkpoints", "repsim", *CONTROLS)
+)
 
 
 @dataclass(frozen=True)

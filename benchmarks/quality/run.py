@@ -4,7 +4,7 @@
 
 Everything costly lies below --work and is found again: retrainings (checksummed), scores, the peers' environments.
 The full run writes benchmarks/results/quality.json and benchmarks/results/quality/<recipe>.npz; --quick (25 subsets,
-one seed) prints its table and leaves those alone.
+one seed, fewer methods, one peer on the final checkpoint) prints its table and leaves those alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from benchmarks import report
 from benchmarks.quality import kept, recipes, truth, world
 from benchmarks.quality.detection import relevance
 from benchmarks.quality.leave import Asked, leave_out_rows
-from benchmarks.quality.methods import CONTROLS, score_all
+from benchmarks.quality.methods import CHOICES, CONTROLS, QUICK_CHOICES, score_all
+from benchmarks.quality.peers.run import PEERS
 from benchmarks.quality.table import CONTROL, WHENCE, MethodScores, print_table, run_summary, table_rows
 from benchmarks.quality.theirs import peer_scores
 from engine.causal.recipe import load_recipe
@@ -37,6 +38,7 @@ from engine.errors import EngineError
 from engine.evaluate.lds import predict, score_lds
 
 COMMAND = "python -m benchmarks.quality.run"
+QUICK_PEERS = ("kronfluence",)
 _console = Console()
 
 
@@ -119,6 +121,7 @@ def _fine_tuned(study: Study, out: Path, bars: PhaseBars) -> tuple[ModelConfig, 
 def _methods(
     model: ModelConfig, data: Dataset, study: Study, measured: truth.Truth, out: Path, options: Options
 ) -> tuple[list[MethodScores], list[dict[str, Any]]]:
+    choices = QUICK_CHOICES if options.quick else CHOICES
     own = [
         MethodScores(
             scored.choice.name,
@@ -129,7 +132,7 @@ def _methods(
             options=scored.options,
             self_scores_N=scored.self_scores_N,
         )
-        for scored in score_all(model, data, study.queries, out / "scores", say=_console.print)
+        for scored in score_all(model, data, study.queries, out / "scores", choices, _console.print)
     ]
     if not options.peers:
         return own, []
@@ -140,6 +143,7 @@ def _methods(
         out / "peers",
         options.work.parent / "peers",
         lambda scores_QN: _half_lds(scores_QN, measured),
+        peers=QUICK_PEERS if options.quick else tuple(PEERS),
         checkpoints="final" if options.quick else "all",
         say=_console.print,
     )
@@ -171,7 +175,7 @@ def _left_out(
 
 def _arguments() -> tuple[Options, list[str]]:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="25 subsets, one seed, no leave-top-k-out")
+    parser.add_argument("--quick", action="store_true", help="25 subsets, one seed, fewer methods")
     parser.add_argument("--recipe", choices=sorted(recipes.RECIPES), help="only this one")
     parser.add_argument("--without-peers", action="store_true", help="do not install or run the peers")
     parser.add_argument("--work", type=Path, default=Path(".bench/quality"), help="where what is costly is kept")

@@ -35,6 +35,7 @@ def peer_scores(
     environments: Path,
     judge: Judge,
     *,
+    peers: Sequence[str] = tuple(PEERS),
     checkpoints: Literal["all", "final"] = "all",
     say: Callable[[str], object] = lambda _line: None,
 ) -> tuple[list[MethodScores], list[dict[str, Any]]]:
@@ -43,7 +44,7 @@ def peer_scores(
     judge: LDS of a score matrix on the half regime; the larger, the better the choice.
     """
     task = write_task(model, data, queries, out / "task")
-    outcome = run_peers(task, out / "results", checkpoints=checkpoints, environments=environments, say=say)
+    outcome = run_peers(task, out / "results", peers, checkpoints, environments, say)
     names = [Path(path).name for path in model.checkpoints]
     final = [found for found in outcome.scores if found.about.checkpoint == names[-1]]
     sums: list[PeerScores] = []

@@ -2,9 +2,11 @@
 
 Shapes: B examples, T positions, C target columns, V vocabulary, I/O a module's input/output width.
 
-The labels of a row depend on (seed, checkpoint, the row's own tokens) alone, so both passes see the same ones
-and the result depends neither on how rows were batched nor on their order. With the recipe's weight w on a
-row's loss, the sampled gradient carries √w: E[(√w Σ_t g_t)(·)ᵀ] = w Σ_t H_t is the weighted loss's curvature.
+The labels of a row depend on (seed, checkpoint, pass, the row's own tokens) alone, so the result depends neither on
+how rows were batched nor on their order. The second pass draws its own: in a basis fitted to the very same gradients
+the largest Λ come out too large and the smallest too small, and the ranking follows the draw (docs/decisions.md). With
+the recipe's weight w on a row's loss, the sampled gradient carries √w: E[(√w Σ_t g_t)(·)ᵀ] = w Σ_t H_t is the
+weighted loss's curvature.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def fit_statistics(capture: GradientCapture, batches: Batches, metric: Metric, d
         inputs_basis={name: symmetric_eigen(sum_II)[1] for name, sum_II in statistics.inputs.items()},
         outputs_basis={name: symmetric_eigen(sum_OO)[1] for name, sum_OO in statistics.outputs.items()},
     )
-    return replace(statistics, eigen=_eigen_moments(capture, batches, statistics, draws))
+    fresh = replace(draws, fresh=True)
+    return replace(statistics, eigen=_eigen_moments(capture, batches, statistics, fresh))
 
 
 def _eigen_moments(
@@ -60,11 +63,12 @@ def _eigen_moments(
 
 @dataclass(frozen=True)
 class LabelDraws:
-    """row_keys: position → the row's content key (`row_key`)."""
+    """row_keys: position → the row's content key (`row_key`). fresh: other labels than those of the first pass."""
 
     seed: int
     checkpoint: int
     row_keys: Sequence[str]
+    fresh: bool = False
 
     def sampler(self, batch: PaddedBatch) -> LabelSampler:
         """Inverse-CDF draws, one uniform number per row and column."""
@@ -81,7 +85,7 @@ class LabelDraws:
 
     def uniforms(self, position: int, count: int) -> np.ndarray:
         """float64 [count]; a longer row begins with the numbers of a shorter one."""
-        name = f"labels|{self.seed}|{self.checkpoint}|{self.row_keys[position]}"
+        name = f"{'fresh ' if self.fresh else ''}labels|{self.seed}|{self.checkpoint}|{self.row_keys[position]}"
         key = hashlib.blake2b(name.encode(), digest_size=16).digest()
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(count)
 

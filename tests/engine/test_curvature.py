@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,9 @@ class Fitted:
         return {m.name: part.view(shape) for m, part, shape in zip(self.tracked, parts, shapes, strict=True)}
 
 
-def drawn_labels(model: LoadedModel, encoded: Encoded, position: int) -> list[int]:
+def drawn_labels(model: LoadedModel, encoded: Encoded, position: int, draws: LabelDraws = DRAWS) -> list[int]:
     """The labels that LabelDraws draws, recomputed from their definition for one unpadded sequence."""
-    uniforms = DRAWS.uniforms(position, 200)
+    uniforms = draws.uniforms(position, 200)
     probabilities = model.module(input_ids=torch.tensor([encoded.ids])).logits[0].softmax(-1)
     labels = list(encoded.ids)
     for t in range(1, len(labels)):
@@ -96,9 +97,10 @@ def drawn_labels(model: LoadedModel, encoded: Encoded, position: int) -> list[in
 
 
 def sampled_gradients(fitted: Fitted) -> list[dict[str, Tensor]]:
-    model = fitted.model
+    """With the labels of the second pass."""
+    model, fresh = fitted.model, replace(DRAWS, fresh=True)
     return [
-        oracles.example_gradients(model, fitted.tracked, row, drawn_labels(model, row, position))
+        oracles.example_gradients(model, fitted.tracked, row, drawn_labels(model, row, position, fresh))
         for position, row in enumerate(fitted.rows)
     ]
 
