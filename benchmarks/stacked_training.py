@@ -22,7 +22,7 @@ from engine.demo.tuning import BASE_MODEL
 from engine.types import Query
 
 WIDTHS = (1, 2, 4, 8, 16)
-BATCHES = (1, 3, 8, 32)
+BATCHES = (3, 8, 32)
 ROUNDS = 5
 
 
