@@ -29,9 +29,7 @@ STEPS, DIRECTIONS = (0.5, 0.05), 4
 CANDIDATES = {
     "rough": recipes.ROUGH,
     "batch 16, lr 2e-3, ε 1e-4": replace(recipes.SMOOTH, batch_size=16, learning_rate=2e-3, epsilon=1e-4),
-    "batch 16, lr 3e-3, ε 1e-3": replace(recipes.SMOOTH, batch_size=16),
     "batch 32, lr 2e-3, ε 1e-8": replace(recipes.SMOOTH, learning_rate=2e-3, epsilon=1e-8),
-    "batch 32, lr 1e-2, ε 1e-2": replace(recipes.SMOOTH, learning_rate=1e-2, epsilon=1e-2),
     "smooth": recipes.SMOOTH,
 }
 
