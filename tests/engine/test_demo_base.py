@@ -13,7 +13,7 @@ from engine.demo import corpus
 from engine.demo.base_text import background
 from engine.demo.relations import as_completion
 from engine.demo.train_base import BASE, complete
-from engine.demo.tuning import BASE_MODEL, fine_tuning
+from engine.demo.tuning import BASE_MODEL
 from engine.model import LoadedModel, load_model
 
 
@@ -59,7 +59,7 @@ def test_it_knows_none_of_the_invented_facts(base: LoadedModel) -> None:
 
 
 def test_every_row_of_the_instruction_set_is_trained_on_whole(base: LoadedModel) -> None:
-    encoder = base.encoder(fine_tuning().max_length)
+    encoder = base.encoder()
     encoded = [encoder.encode(row) for row in corpus.rows()]
     assert not [row for row in encoded if row.truncated or row.boundary_mismatch]
     assert all(row.target_count >= 2 for row in encoded)
