@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from engine import modules
 from engine.config import ModelConfig
-from engine.errors import AdapterBaseMismatch, NotAModel, UnsupportedModel
+from engine.errors import AdapterBaseMismatch, InvalidOption, NotAModel, UnsupportedModel
 from engine.loaded import DTYPES, LoadedModel, State
 from engine.weights import check_directory, directory_fingerprint, is_adapter, read_config
 
@@ -31,7 +31,7 @@ transformers_logging.disable_progress_bar()  # progress is reported through chec
 def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> LoadedModel:
     """Load from local directories. Raises the ModelError that says what is wrong and what to do."""
     base, adapters, dense = _directories(config)
-    device = torch.device(device)
+    device = _usable(device)
     if adapters:
         module, states, notes = _load_lora(config, base, adapters)
         base_state = None
@@ -53,6 +53,18 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Loade
         device=device,
         warnings=notes,
     )
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """Raises InvalidOption for a device that torch does not know or this machine does not have."""
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).splitlines()[0]
+        remedy = "Give cpu, or a device that this machine and this build of torch have."
+        raise InvalidOption(f"The device {str(device)!r} cannot be used: {cause}", remedy=remedy) from None
+    return found
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine", "constant")
 TOLERANCE = 1e-6  # of the highest rate: what a fit may miss a point by, and peaks may differ
 _MOST_POINTS = 64
+_MOST_STEPS = 1 << 20  # of a run; each step is a warm-up to try
 _CANDIDATES = 4096  # warm-ups tried at a time
 
 
@@ -32,12 +33,13 @@ class FittedSchedule:
 
 
 def fit_schedule(points: Sequence[tuple[int, float]], steps: int) -> FittedSchedule | None:
-    """points: (optimizer step, from 1; its logged rate) of a run of `steps`. None where no schedule fits them.
+    """points: (optimizer step, from 1; its logged rate) of a run of `steps`. None where no schedule fits them or
+    the run is too long to try.
 
     Transformers logs the rate that the step used; older versions logged the next step's, which is tried second.
     """
     step_P, rate_P = _thinned(points)
-    if not len(step_P) or not rate_P.max() > 0:
+    if steps > _MOST_STEPS or not len(step_P) or not rate_P.max() > 0:
         return None
     for used_P in (step_P - 1, step_P):
         fits = sorted(_fits(used_P, rate_P, steps))

@@ -39,7 +39,17 @@ class OutcomeStore:
 
     def plan(self) -> dict[str, Any]:
         file = self.path / PLAN_FILE
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise InvalidOption(
+                f"{file} is damaged.", remedy="Remove that file; finished retrainings beside it are kept."
+            )
+        return found
 
     def write_plan(self, **fields: Any) -> None:
         _write(self.path / PLAN_FILE, {"study": self.study, **fields})
@@ -53,7 +63,7 @@ class OutcomeStore:
         try:
             record = json.loads(self._file(variant).read_text(encoding="utf-8"))
             checksum = record.pop("checksum")
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return None
         return np.array(record["outcome"]) if checksum == _checksum(record) else None
 

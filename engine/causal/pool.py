@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import Synchronized
@@ -46,7 +48,8 @@ def run_in_processes(
     start = (study, store, done, stop)
     with ProcessPoolExecutor(processes, context, initializer=_open, initargs=start) as pool:
         try:
-            futures = [pool.submit(_work, stack) for stack in stacks]
+            with _interrupts_for_the_parent_only():
+                futures = [pool.submit(_work, stack) for stack in stacks]
             _follow(futures, done, tick)
         except BrokenProcessPool:
             raise EngineUnavailable(
@@ -55,6 +58,17 @@ def run_in_processes(
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_for_the_parent_only() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal, also one that still imports and can only print a traceback. Processes
+    started here never see it: a mask is inherited. The parent stops them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow(futures: Sequence[Future[None]], done: Synchronized[int], tick: Callable[[int], object]) -> None:

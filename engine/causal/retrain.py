@@ -21,6 +21,7 @@ from engine.causal.pool import run_in_processes, train_and_keep
 from engine.causal.retrainer import Retrainer, Study
 from engine.causal.train import torch_threads
 from engine.causal.variant import Variant, check_variants
+from engine.durable import alone_in
 from engine.types import CheckpointFn, Progress
 
 __all__ = ["Cost", "Study", "Variant", "estimate", "retrain", "stacks_of"]
@@ -40,17 +41,18 @@ def retrain(
     processes None: one a core (one in all on a GPU). width None: what is measured to be fastest.
     on_progress hears of adapter steps and may raise Cancelled; what is finished by then is kept in `out`.
     Raises ModelError, UnsupportedModel, EmptyDataset, NoLossToken, InvalidQuery, InvalidOption, EngineUnavailable
-    (a training process died).
+    (a training process died), StorageFull. Another process that writes into `out` is an InvalidOption.
     """
     check_variants(variants)
     for variant in variants:
         variant.weights_N(len(study.examples))
     with torch_threads(1 if study.device == "cpu" else os.cpu_count() or 1):
         trainer = Retrainer(study)
-        store = OutcomeStore(out, trainer.fingerprint)
-        count = processes or _processes(study, variants)
-        missing = _missing_stacks(trainer, store, variants, count, width)
-        _run(trainer, store, missing, count, on_progress or (lambda _progress: None))
+        with alone_in(out):
+            store = OutcomeStore(out, trainer.fingerprint)
+            count = processes or _processes(study, variants)
+            missing = _missing_stacks(trainer, store, variants, count, width)
+            _run(trainer, store, missing, count, on_progress or (lambda _progress: None))
     return np.stack([_outcome(store, variant) for variant in variants])
 
 
@@ -69,9 +71,10 @@ def estimate(study: Study, variants: Sequence[Variant], out: Path, *, processes:
     check_variants(variants)
     with torch_threads(1 if study.device == "cpu" else os.cpu_count() or 1):
         trainer = Retrainer(study)
-        store = OutcomeStore(out, trainer.fingerprint)
-        count = processes or _processes(study, variants)
-        missing = _missing_stacks(trainer, store, variants, count, None)
+        with alone_in(out):
+            store = OutcomeStore(out, trainer.fingerprint)
+            count = processes or _processes(study, variants)
+            missing = _missing_stacks(trainer, store, variants, count, None)
         retrainings, plan = sum(map(len, missing)), store.plan()
         if not missing:
             return Cost(0, count, plan.get("width", 1), 0.0)

@@ -10,6 +10,7 @@ All adapters lie in one leaf θ [K, P]: one optimizer step, one norm a row, one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ def _adapt(loaded: LoadedModel, lora: Lora) -> Any:
         adapted = get_peft_model(loaded.module, wanted)  # type: ignore[arg-type]
     except ValueError as error:
         raise UnsupportedModel(f"No adapter fits: {str(error).splitlines()[0]}", remedy="Name other targets.") from None
+    except re.error as error:
+        raise UnsupportedModel(f"The target pattern {targets!r} is broken: {error}.", remedy="Mend it.") from None
     loaded.module, loaded.lora = adapted, True
     config: Any = adapted.peft_config["default"]
     config.target_modules = sorted(config.target_modules)  # a set's order changes with the process

@@ -11,10 +11,11 @@ from engine.config import Training
 from engine.errors import InvalidOption, UnsupportedModel
 
 Steps = tuple[tuple[int, ...], ...]
+SCHEDULES = ("linear", "cosine", "constant")
 
 
 def check_trainable(training: Training) -> None:
-    """Raises UnsupportedModel for what the trainer cannot do."""
+    """Raises UnsupportedModel for what the trainer cannot do, InvalidOption for a number that makes no sense."""
     if training.optimizer != "adamw":
         raise UnsupportedModel(
             f"The recipe's optimizer is {training.optimizer}; training is done with adamw.",
@@ -25,6 +26,24 @@ def check_trainable(training: Training) -> None:
             "The recipe trains every weight; training here is of LoRA adapters.",
             remedy="Give the recipe a LoRA config.",
         )
+    for name, (valid, wanted) in _bounds(training).items():
+        if not valid:
+            raise InvalidOption(
+                f"{name} is {getattr(training, name)}; it must be {wanted}.", remedy="Correct the recipe."
+            )
+
+
+def _bounds(training: Training) -> dict[str, tuple[bool, str]]:
+    """Of every field: whether it is within them, and what they are (those of the HTTP API)."""
+    found = {name: (getattr(training, name) >= 1, "at least 1") for name in ("epochs", "batch_size", "accumulation")}
+    for name in ("learning_rate", "weight_decay", "epsilon"):
+        found[name] = 0 <= getattr(training, name) < math.inf, "a finite number, at least 0"
+    norm = training.max_grad_norm
+    found["max_grad_norm"] = norm is None or 0 < norm < math.inf, "above 0; None for no clipping"
+    found["warmup_share"] = 0 <= training.warmup_share <= 1, "between 0 and 1"
+    found["betas"] = all(0 <= beta < 1 for beta in training.betas), "at least 0 and below 1, both"
+    found["schedule"] = training.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"
+    return found
 
 
 def make_steps(rows: int, training: Training) -> Steps:

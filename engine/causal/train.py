@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from engine.causal.loop import TrainingLoop
@@ -24,8 +25,8 @@ from engine.causal.recipe import RECIPE_FILE, save_recipe
 from engine.causal.stack import AdapterStack
 from engine.causal.steps import check_trainable, make_steps
 from engine.config import DType, ModelConfig, Recipe, TemplateConfig, Training, fingerprint
-from engine.durable import naming_full_disk, sync_directory, write_durably
-from engine.errors import EmptyDataset, InvalidOption
+from engine.durable import alone_in, naming_full_disk, sync_directory, write_durably
+from engine.errors import EmptyDataset, InvalidOption, NonFiniteGradient
 from engine.model import load_model
 from engine.types import CheckpointFn, Example, Progress
 from engine.weights import directory_fingerprint
@@ -62,21 +63,23 @@ def train_lora(
     goes on at the last of them, to the same bytes. threads: torch's; another number may change the last bits.
     on_progress is called after every step and may raise Cancelled.
     Raises ModelError, UnsupportedModel, EmptyDataset, NoLossToken (naming the row), InvalidOption (`out` exists, or an
-    unfinished run of another recipe lies in its place), StorageFull.
+    unfinished run of another recipe lies in its place, or another process
+    writes there), NonFiniteGradient (the training diverged), StorageFull.
     """
     training = training or Training()
     if not examples:
         raise EmptyDataset("There is no row to train on.")
-    if out.exists():
-        raise InvalidOption(f"{out} is there already.", remedy="Give a new directory, or remove that one.")
+    _check_new(out)
     recipe = make_recipe(len(examples), training, template or TemplateConfig(), max_length)
     with naming_full_disk(out), torch_threads(threads):
         run = _Run(base, examples, recipe, dtype, device)
-        partial = _claim(out, run.fingerprint)
-        losses = run.train(partial, on_progress or (lambda _progress: None))
-        save_recipe(partial / RECIPE_FILE, recipe)
-        os.rename(partial, out)
-        sync_directory(out.parent)
+        partial = out.with_name(out.name + ".partial")
+        with alone_in(partial):
+            _check_claim(out, partial, run.fingerprint)
+            losses = run.train(partial, on_progress or (lambda _progress: None))
+            save_recipe(partial / RECIPE_FILE, recipe)
+            os.rename(partial, out)
+            sync_directory(out.parent)
     return TrainResult(tuple(out / _epoch(e) for e in range(training.epochs)), out / RECIPE_FILE, tuple(losses))
 
 
@@ -87,17 +90,31 @@ def make_recipe(rows: int, training: Training, template: TemplateConfig, max_len
     return Recipe("batch_token_mean", template, max_length, make_steps(rows, training), training, details)
 
 
-def _claim(out: Path, run_fingerprint: str) -> Path:
-    """The directory that the run writes into: new, or left by the same run when it was interrupted."""
-    partial = out.with_name(out.name + ".partial")
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise InvalidOption(f"{out} is there already.", remedy="Give a new directory, or remove that one.")
+
+
+def _check_claim(out: Path, partial: Path, run_fingerprint: str) -> None:
+    """Whether `partial` is new, or left by the same run when it was interrupted, and nobody finished meanwhile."""
+    _check_new(out)
     log = partial / LOG_FILE
-    if log.exists() and json.loads(log.read_text())["fingerprint"] != run_fingerprint:
+    if log.exists() and _logged(log)["fingerprint"] != run_fingerprint:
         raise InvalidOption(
             f"{partial} holds an unfinished run of another recipe, base or dataset.",
             remedy="Finish that run with its own options, or remove the directory.",
         )
-    partial.mkdir(parents=True, exist_ok=True)
-    return partial
+
+
+def _logged(log: Path) -> dict[str, Any]:
+    """fingerprint, losses. Raises InvalidOption when the file is damaged."""
+    try:
+        found = json.loads(log.read_text())
+        return {name: found[name] for name in ("fingerprint", "losses")}
+    except (ValueError, KeyError, TypeError):
+        raise InvalidOption(
+            f"{log} is damaged.", remedy=f"Remove {log.parent.name}; the run then starts anew."
+        ) from None
 
 
 class _Run:
@@ -132,17 +149,25 @@ class _Run:
 
     def _save(self, out: Path, epoch: int, losses: list[float]) -> None:
         """An epoch's directory is whole or absent, and the log never names one that is absent."""
+        self._check_finite(epoch)
         path, aside = out / _epoch(epoch), out / f"{_epoch(epoch)}.writing"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(path, ignore_errors=True)
         aside.mkdir()
         self.stack.save_config(aside)
-        save_file(self.stack.named(self.stack.theta_KP[0]), aside / "adapter_model.safetensors", {"format": "pt"})
-        save_file(self._moments(), aside / MOMENTS_FILE)
+        _save_tensors(aside / "adapter_model.safetensors", self.stack.named(self.stack.theta_KP[0]), {"format": "pt"})
+        _save_tensors(aside / MOMENTS_FILE, self._moments())
         os.rename(aside, path)
         sync_directory(out)
         log = json.dumps({"fingerprint": self.fingerprint, "losses": losses}).encode()
         write_durably(out / LOG_FILE, lambda sink: sink.write(log))
+
+    def _check_finite(self, epoch: int) -> None:
+        if not self.stack.theta_KP.isfinite().all():
+            raise NonFiniteGradient(
+                f"The weights are NaN or infinite after epoch {epoch + 1}: the training diverged.",
+                remedy="Lower the learning rate, clip the gradient, or raise epsilon.",
+            )
 
     def _moments(self) -> dict[str, Tensor]:
         """exp_avg.<name> and exp_avg_sq.<name>, under the names of the adapter's weights beside them, and the step."""
@@ -157,7 +182,7 @@ class _Run:
         """(losses so far, finished epochs); weights and moments as the last finished epoch left them."""
         if not (out / LOG_FILE).exists():
             return [], 0
-        losses = json.loads((out / LOG_FILE).read_text())["losses"]
+        losses = _logged(out / LOG_FILE)["losses"]
         epoch = len(losses) * self.epochs // self.loop.total
         path = out / _epoch(epoch - 1)
         moments = load_file(path / MOMENTS_FILE)
@@ -179,6 +204,12 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """safetensors' own writer neither syncs nor says of a full disk what an OSError would."""
+    content = save(tensors, about)
+    write_durably(path, lambda sink: sink.write(content))
 
 
 def _epoch(number: int) -> str:

@@ -114,5 +114,5 @@ def _rows_of_summary(summary: dict[str, Any], epochs: float, possible: range) ->
         return None
     slack = 0.5e-3 * seconds + 0.5e-4 * rate + 1e-6
     low, high = ((seconds * rate + sign * slack) / epochs for sign in (-1, 1))
-    found = [rows for rows in possible if low <= rows <= high]
+    found = range(max(possible.start, math.ceil(low)), min(possible.stop, math.floor(high) + 1))
     return found[0] if len(found) == 1 else None

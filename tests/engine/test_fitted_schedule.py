@@ -53,3 +53,8 @@ def test_rates_of_no_known_schedule_are_not_fitted() -> None:
     points = [(step, 0.1 / step) for step in range(1, 30)]
     assert fit_schedule(points, 30) is None
     assert fit_schedule([], 30) is None
+
+
+def test_a_run_of_absurd_length_is_not_searched() -> None:
+    """Every step is a warm-up to try: a trainer_state.json that claims 10¹² of them must not hold up a server."""
+    assert fit_schedule([(1, 1e-4), (2, 1e-4)], 10**12) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -167,9 +168,94 @@ def test_bad_variants_and_queries_are_named(study: Study, tmp_path: Path) -> Non
         retrain(study, [Variant.without("x", 0, [12])], tmp_path)
     with pytest.raises(InvalidOption, match="no variant"):
         retrain(study, [], tmp_path)
+    with pytest.raises(InvalidOption, match="row 1 by nan"):
+        retrain(study, [Variant("x", 0, ((1, math.nan),))], tmp_path)
+    with pytest.raises(InvalidOption, match="a row twice"):
+        retrain(study, [Variant("x", 0, ((1, 0.0), (1, 1.0)))], tmp_path)
     asked = (Query(prompt="a", generate=Generate()),)
     with pytest.raises(InvalidQuery, match="spelled out"):
         retrain(replace(study, queries=asked), VARIANTS, tmp_path)
+
+
+def test_variants_of_numpys_numbers_are_those_of_pythons(study: Study, tmp_path: Path) -> None:
+    ours = Variant.without("x", 1, [2, 5])
+    numpys = Variant.without("x", np.int64(1), np.array([5, 2, 5]))  # type: ignore[arg-type]
+    assert numpys == ours == Variant("x", 1, ((2, 0), (5, 0)))
+    store = OutcomeStore(tmp_path, "study")
+    store.write(numpys, np.array([1.5]))
+    assert store.read(ours) == [1.5]
+
+
+def test_a_diverged_variant_leaves_its_neighbours_alone(study: Study, tmp_path: Path) -> None:
+    alone_VQ = retrain(study, VARIANTS[1:2], tmp_path, width=1)
+    trainer = Retrainer(study)
+    loop = trainer._loop(VARIANTS[:2])
+    trainer.stack.theta_KP.data[0] = math.nan
+    for number in range(loop.total):
+        loop.step(number)
+    outcome_KQ = trainer.measure()
+    assert np.isnan(outcome_KQ[0]).all()
+    np.testing.assert_allclose(outcome_KQ[1:], alone_VQ, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_plan_is_named_and_what_is_finished_stays(study: Study, tmp_path: Path, content: str) -> None:
+    first_VQ = retrain(study, VARIANTS[:1], tmp_path)
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(InvalidOption, match=r"plan\.json is damaged"):
+        retrain(study, VARIANTS[:2], tmp_path)
+    (tmp_path / "plan.json").unlink()
+    assert np.array_equal(retrain(study, VARIANTS[:1], tmp_path), first_VQ)
+
+
+def test_one_process_at_a_time_writes_into_a_directory(study: Study, tmp_path: Path) -> None:
+    def second(progress: Progress) -> None:
+        for call in (retrain, estimate):
+            with pytest.raises(InvalidOption, match="Another process"):
+                call(study, VARIANTS[1:2], tmp_path)
+        raise Cancelled(f"after {progress.done}")
+
+    with pytest.raises(Cancelled, match="after 1"):
+        retrain(study, VARIANTS[:1], tmp_path, second)
+    assert retrain(study, VARIANTS[:1], tmp_path).shape == (1, 2)
+
+
+def test_a_device_that_is_not_there_is_named(study: Study, tmp_path: Path) -> None:
+    for device in ("no-such-device", "cuda:4095"):
+        with pytest.raises(InvalidOption, match=device):
+            retrain(replace(study, device=device), VARIANTS, tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_the_workers_silent(study: Study, tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches the whole group; here while the workers still import."""
+    script = (
+        "import signal, sys; from pathlib import Path; from tests.engine.test_retrain import *\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "    study = Study(Path(sys.argv[1]), ROWS, replace(TRAINING, epochs=4000), QUERIES, dtype='float64')\n"
+        "    try:\n"
+        "        retrain(study, VARIANTS, Path(sys.argv[2]), processes=2, width=1)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted', flush=True)\n"
+    )
+    file, root = tmp_path / "interrupted_study.py", Path(__file__).parents[2]
+    file.write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, str(file), str(study.base), str(tmp_path / "out")],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "plan.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=120) == ("interrupted\n", "")
 
 
 def test_stacks_hold_variants_of_like_size_and_keep_every_process_busy() -> None:

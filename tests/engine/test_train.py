@@ -21,7 +21,7 @@ from engine.causal.recipe import load_recipe
 from engine.causal.steps import learning_rate, make_steps
 from engine.causal.train import train_lora
 from engine.config import Lora, ModelConfig, Training
-from engine.errors import Cancelled, EmptyDataset, InvalidOption, NoLossToken, UnsupportedModel
+from engine.errors import Cancelled, EmptyDataset, InvalidOption, NoLossToken, NonFiniteGradient, UnsupportedModel
 from engine.model import load_model
 from engine.types import Example, Progress
 from tests import factories
@@ -167,6 +167,69 @@ def test_what_cannot_be_trained_is_refused_by_name(base: Path, tmp_path: Path) -
     (tmp_path / "there").mkdir()
     with pytest.raises(InvalidOption, match="there"):
         train_lora(base, ROWS, tmp_path / "there", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("accumulation", 0),
+        ("learning_rate", math.nan),
+        ("warmup_share", 1.5),
+        ("betas", (0.9, 1.0)),
+        ("epsilon", -1e-8),
+        ("weight_decay", math.inf),
+        ("max_grad_norm", 0.0),
+        ("schedule", "stairs"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(base: Path, tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(InvalidOption, match=field):
+        train_lora(base, ROWS, tmp_path / "run", replace(CONFIG, **{field: value}))
+
+
+def test_a_broken_pattern_of_targets_is_named(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="unterminated"):
+        train_lora(base, ROWS, tmp_path / "run", replace(CONFIG, lora=Lora(2, 4, "(")))
+
+
+def test_a_diverged_run_is_no_run(base: Path, tmp_path: Path) -> None:
+    """With ε = 0 Adam divides 0 by 0 for A while B is 0."""
+    with pytest.raises(NonFiniteGradient, match="epoch 1"):
+        train_lora(base, ROWS, tmp_path / "run", replace(CONFIG, epsilon=0.0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_told_as_one(base: Path, tmp_path: Path) -> None:
+    """A limit on the size of files is refused by the same calls."""
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from tests.engine.test_train import *\n"
+        "from engine.errors import StorageFull\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n    train_lora(Path(sys.argv[1]), ROWS, Path(sys.argv[2]), CONFIG)\n"
+        "except StorageFull as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(base), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    assert "adapter_model.safetensors" in done.stdout, done.stderr
+
+
+def test_a_damaged_log_is_named(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "training_log.json").write_text("{")
+    with pytest.raises(InvalidOption, match="damaged"):
+        train_lora(base, ROWS, tmp_path / "run", CONFIG)
+
+
+def test_one_process_at_a_time_trains_into_a_directory(base: Path, tmp_path: Path) -> None:
+    def second(_progress: Progress) -> None:
+        with pytest.raises(InvalidOption, match="Another process"):
+            train_lora(base, ROWS, tmp_path / "run", CONFIG)
+        raise Cancelled("seen")
+
+    with pytest.raises(Cancelled):
+        train_lora(base, ROWS, tmp_path / "run", CONFIG, second)
 
 
 def test_a_broken_recipe_is_named(tmp_path: Path) -> None:
