@@ -180,7 +180,7 @@ asyncio.run(main())
 
 
 def test_base_install_serves_without_torch_subprocess(tmp_path: Path) -> None:
-    modules = {"faiss", *(Requirement(line).name for line in EXTRAS["tensors"])}
+    modules = {"faiss", "sklearn", *(Requirement(line).name for line in EXTRAS["tensors"])}
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORS.format(blocked=modules)],
         cwd=ROOT,

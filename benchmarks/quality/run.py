@@ -3,8 +3,9 @@
     python -m benchmarks.quality.run [--quick] [--recipe smooth] [--without-peers] [--work .bench/quality]
 
 Everything costly lies below --work and is found again: retrainings (checksummed), scores, the peers' environments.
-The full run writes benchmarks/results/quality.json and benchmarks/results/quality/<recipe>.npz; --quick (25 subsets,
-one seed, fewer methods, one peer on the final checkpoint) prints its table and leaves those alone.
+The full run writes benchmarks/results/quality.json and benchmarks/results/quality/<recipe>.npz. --quick (25 subsets,
+one seed, fewer methods, one peer on the final checkpoint; the smooth recipe unless --recipe names the other) prints its
+table and leaves those alone.
 """
 
 from __future__ import annotations
@@ -182,7 +183,8 @@ def _arguments() -> tuple[Options, list[str]]:
     given = parser.parse_args()
     plan = truth.QUICK if given.quick else truth.FULL
     options = Options(given.work, plan, peers=not given.without_peers, quick=given.quick)
-    return options, [given.recipe] if given.recipe else list(recipes.RECIPES)
+    every = ["smooth"] if given.quick else list(recipes.RECIPES)
+    return options, [given.recipe] if given.recipe else every
 
 
 if __name__ == "__main__":

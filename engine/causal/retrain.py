@@ -36,7 +36,8 @@ def retrain(
     processes: int | None = None,
     width: int | None = None,
 ) -> np.ndarray:
-    """float64 [V, Q]: f(q) in nats (of a contrast: the difference) after every variant's training.
+    """float64 [V, Q]: f(q) in nats (of a contrast: the difference) after every variant's training; NaN where it
+    diverged.
 
     processes None: one a core (one in all on a GPU). width None: what is measured to be fastest.
     on_progress hears of adapter steps and may raise Cancelled; what is finished by then is kept in `out`.
