@@ -13,8 +13,9 @@ from engine.demo.tuning import BASE_MODEL
 from engine.types import Example, Query
 
 LORA = Lora(rank=4, alpha=16)
-ROUGH = Training(learning_rate=5e-3, batch_size=8, lora=LORA)
-SMOOTH = Training(learning_rate=3e-3, batch_size=32, epsilon=1e-3, lora=LORA)
+SEED = 7  # of the audited run; 0 was looked at while Whence's default was chosen
+ROUGH = Training(learning_rate=5e-3, batch_size=8, seed=SEED, lora=LORA)
+SMOOTH = Training(learning_rate=3e-3, batch_size=32, epsilon=1e-3, seed=SEED, lora=LORA)
 RECIPES = {"smooth": SMOOTH, "rough": ROUGH}
 
 

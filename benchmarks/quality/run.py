@@ -108,7 +108,7 @@ def _tell_cost(name: str, study: Study, options: Options, out: Path) -> None:
 
 def _fine_tuned(study: Study, out: Path, bars: PhaseBars) -> tuple[ModelConfig, Dataset]:
     """The audited run: five checkpoints, the recipe's own seed."""
-    run = out / "run"
+    run = out / f"run-{study.training.seed}"
     if not run.exists():
         train_lora(study.base, study.examples, run, study.training, bars.show)
     rows = out / "rows.jsonl"

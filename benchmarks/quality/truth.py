@@ -16,6 +16,7 @@ import numpy as np
 from engine.causal.retrain import Cost, Study, Variant, estimate, retrain
 from engine.types import CheckpointFn
 
+DRAW = 10  # the second: subsets and seeds of the first (0) were looked at while Whence's default was chosen
 DROPPED_SHARE = 0.02
 SMALL_STEP = 0.5  # of a row's weight: two steps remove it
 
@@ -25,14 +26,14 @@ class Plan:
     """half: subsets of half the rows. drop: subsets without 2 % of them. directions: of the metasmoothness."""
 
     half: int = 60
-    half_seeds: tuple[int, ...] = (1, 2)
+    half_seeds: tuple[int, ...] = (8, 9)
     drop: int = 60
-    drop_seeds: tuple[int, ...] = (0, 1, 2)
+    drop_seeds: tuple[int, ...] = (7, 8, 9)
     directions: int = 8
 
 
 FULL = Plan()
-QUICK = Plan(half=25, half_seeds=(1,), drop=25, drop_seeds=(0,), directions=4)
+QUICK = Plan(half=25, half_seeds=(8,), drop=25, drop_seeds=(7,), directions=4)
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,16 @@ def variants(rows: int, plan: Plan) -> list[Variant]:
         *(Variant(f"full seed {seed}", seed) for seed in plan.drop_seeds),
         *_removals("drop", drop_subsets(rows, plan.drop), plan.drop_seeds),
         *_removals("half", half_subsets(rows, plan.half), plan.half_seeds),
-        *_directions(drop_subsets(rows, plan.directions, salt=1), audited),
+        *_directions(drop_subsets(rows, plan.directions, salt=DRAW + 1), audited),
     ]
 
 
 def half_subsets(rows: int, count: int) -> np.ndarray:
     """bool [M, N]: True where a row is kept."""
-    return _subsets(rows, count, rows - rows // 2, salt=2)
+    return _subsets(rows, count, rows - rows // 2, DRAW + 2)
 
 
-def drop_subsets(rows: int, count: int, salt: int = 3) -> np.ndarray:
+def drop_subsets(rows: int, count: int, salt: int = DRAW + 3) -> np.ndarray:
     """bool [M, N]: True where a row is kept."""
     return _subsets(rows, count, max(1, round(rows * DROPPED_SHARE)), salt)
 
