@@ -54,7 +54,9 @@ class EngineClient(Protocol):
         self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
     ) -> Future[Attribution]: ...
 
-    def self_influence(self, dataset_dir: Path, index_dir: Path, order: Order, limit: int) -> list[SelfInfluence]: ...
+    def self_influence(
+        self, dataset_dir: Path, index_dir: Path, order: Order, limit: int, start: int = 0
+    ) -> list[SelfInfluence]: ...
 
     def status(self) -> dict[str, Any]: ...
 
@@ -96,8 +98,10 @@ class LocalEngine:
     ) -> Future[Attribution]:
         return self._started().submit_attribution(model, dataset_dir, index_dir, query, ask)
 
-    def self_influence(self, dataset_dir: Path, index_dir: Path, order: Order, limit: int) -> list[SelfInfluence]:
-        return self._started().self_influence(dataset_dir, index_dir, order, limit)
+    def self_influence(
+        self, dataset_dir: Path, index_dir: Path, order: Order, limit: int, start: int = 0
+    ) -> list[SelfInfluence]:
+        return self._started().self_influence(dataset_dir, index_dir, order, limit, start)
 
     def status(self) -> dict[str, Any]:
         """Never starts the lane: asking how things stand costs nothing."""

@@ -55,6 +55,14 @@ def decode_cursor(cursor: str, length: int) -> list[str | int | float]:
     return key
 
 
+def decode_place(cursor: str) -> int:
+    """Of a list in a fixed order: how many of it were shown. Raises BadCursor."""
+    (place,) = decode_cursor(cursor, 1)
+    if not isinstance(place, int) or not 0 <= place < 2**63:
+        raise bad_cursor(cursor)
+    return place
+
+
 def _is_part(part: Any) -> bool:
     """What `encode_cursor` is given: numbers, and ids and timestamps in plain ASCII."""
     if isinstance(part, str):

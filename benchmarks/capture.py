@@ -76,7 +76,7 @@ def capture_cost(model: LoadedModel, root: Path, pairs: int) -> list[dict[str, A
     batches = list(batcher.batches(encoded.rows, encoded.weights, range(len(data))))
     with GradientCapture(model, plan.tracked) as capture:
         curvature_s = _fit(capture, batches[0].padded, store, LabelDraws(0, 0, encoded.keys))
-        features = checkpoint_features(model, plan, store, 0)
+        features = checkpoint_features(model, plan, store, 0, model.states[-1])
 
         def ours(number: int) -> None:
             vectors_BD, self_B = features.finish(features.compute(capture, batches[number].padded))

@@ -15,15 +15,16 @@ import numpy as np
 from engine import search
 from engine.config import fingerprint
 from engine.diagnostics import diagnostics, group_sums, sample_rows
-from engine.errors import EngineError, InvalidQuery, MethodNotServed
+from engine.errors import EngineError, InvalidOption, InvalidQuery, MethodNotServed
 from engine.explain import QueryVector
-from engine.hits import describe
+from engine.hits import describe, has_self_scores
 from engine.lexical import RowQuery
 from engine.measure import Measured, measure_only, measure_with_gradients
-from engine.methods import GradientMethod, Method, RowMethod, get_method
+from engine.methods import GradientMethod, LossMethod, Method, RowMethod, get_method
 from engine.opened import OpenIndex
 from engine.question import Question, prepare
-from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query
+from engine.removal import check_removal, removal
+from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
 
 _SATURATED = 0.99
 
@@ -82,9 +83,21 @@ def _begin(index: OpenIndex, query: Query, options: AskOptions) -> Ask:
     ask = Ask(query, options, method)
     if ask.options.normalize is None:
         ask.options = replace(options, normalize=getattr(index.plan.method_options, "normalize", "none"))
+    _check_cosine(ask)
+    check_removal(ask)
     with ask.timed("tokenize"):
         ask.question = prepare(index.model, index.plan.options.max_length, query)
     return ask
+
+
+def _check_cosine(ask: Ask) -> None:
+    if ask.options.normalize == "cosine" and not has_self_scores(ask.method):
+        raise InvalidOption(
+            f"{ask.method.name} solves for the query alone and never learns a row's score on itself, which a cosine "
+            "divides by.",
+            remedy="Ask with normalize: none, or with an index of a method that whitens both sides, ekfac for one.",
+            pointer="/normalize",
+        )
 
 
 def _measure_each(index: OpenIndex, asks: dict[int, Ask]) -> dict[int, EngineError]:
@@ -127,12 +140,13 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
         allowed_N = allowed_rows(index, ask.options.filter)
         best = _ranked(index, ask, scores_N, allowed_N, largest=True)
         worst = _ranked(index, ask, scores_N, allowed_N, largest=False)
-    sample = sample_rows(len(scores_N), index.store.manifest.dims)
+    sample = sample_rows(len(scores_N), index.store.manifest.width)
     with ask.timed("explain"):
         proponents, opponents = describe(index, ask, scores_N, best, worst, sample)
         key = ask.options.group_by
         groups = None if key is None else tuple(group_sums(scores_N, _tag_values(index, key), allowed_N, sample))
         figures = diagnostics(scores_N, index.lengths_N, allowed_N, sample)
+        removed = removal(index, ask, scores_N)
     return Attribution(
         method=ask.method.name,
         signed=ask.method.signed,
@@ -146,8 +160,10 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
         proponents=proponents,
         opponents=opponents,
         groups=groups,
-        diagnostics=_with_warnings(index, ask, measured, figures),
+        diagnostics=_with_warnings(index, ask, measured, removed, figures),
         timings_ms={phase: round(value, 3) for phase, value in ask.timings.items()},
+        members=question.members if len(question.members) > 1 else None,
+        removal=removed,
     )
 
 
@@ -155,8 +171,11 @@ def _scores(index: OpenIndex, ask: Ask) -> np.ndarray:
     """float32 [N]"""
     question = _question(ask)
     if isinstance(ask.method, RowMethod):
-        seed = fingerprint(index.revision, question.prompt, question.completion)
+        asked = [text for member in question.members for text in (member.prompt, member.completion)]
+        seed = fingerprint(index.revision, *asked)
         return ask.method.scores(index.corpus, RowQuery(question.text, seed)).astype(np.float32)
+    if isinstance(ask.method, LossMethod):
+        return index.self_scores_NC[:, 0]
     if ask.vector is None:
         ask.vector = _representation(index, question)
     if ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod):
@@ -165,15 +184,20 @@ def _scores(index: OpenIndex, ask: Ask) -> np.ndarray:
 
 
 def _representation(index: OpenIndex, question: Question) -> QueryVector:
+    """Of a set, the mean of its members' unit vectors: a score is then the mean of their cosines."""
     assert index.representation is not None
-    batch = next(index.batcher.batches(list(question.sequences[:1]), [1.0], [-1]))
-    vector_D = index.representation.compute(batch.padded)[0].double().cpu().numpy()
+    chosen = [question.sequences[s] for s in question.explained]
+    vector_D = np.zeros(index.store.manifest.dims)
+    for batch in index.batcher.batches(chosen, [1.0] * len(chosen), [-1] * len(chosen)):
+        vectors_BD = index.representation.compute(batch.padded, odds=question.odds)
+        vector_D += vectors_BD.double().sum(0).cpu().numpy() / len(chosen)
     return QueryVector(vector_D, np.ones(1), np.ones(1))
 
 
 def _cosine_weights(index: OpenIndex, vector: QueryVector) -> np.ndarray:
     """float64 [N, C]: what makes each checkpoint's score a cosine, and their sum the mean; 0 for a zero gradient."""
     norms_NC = np.sqrt(index.self_scores_NC.astype(np.float64)) * np.sqrt(vector.self_C) * vector.factors_C
+    norms_NC *= index.row_factors_NC
     return np.divide(1.0 / len(vector.self_C), norms_NC, out=np.zeros_like(norms_NC), where=norms_NC > 0)
 
 
@@ -231,7 +255,9 @@ def _tag_values(index: OpenIndex, group_by: str) -> list[str | None]:
     return index.dataset.tag_values(key)
 
 
-def _with_warnings(index: OpenIndex, ask: Ask, measured: Measured, figures: Diagnostics) -> Diagnostics:
+def _with_warnings(
+    index: OpenIndex, ask: Ask, measured: Measured, removed: Removal | None, figures: Diagnostics
+) -> Diagnostics:
     warnings: list[str] = []
     if measured.base_value is not None and measured.value <= measured.base_value:
         warnings.append(
@@ -240,12 +266,18 @@ def _with_warnings(index: OpenIndex, ask: Ask, measured: Measured, figures: Diag
         )
     if measured.base_value is None:
         warnings.append("The model before fine-tuning is not known, so tuned_minus_base cannot be measured.")
-    if measured.mean_probability > _SATURATED:
+    if measured.mean_probability > _SATURATED and not _question(ask).odds:
         warnings.append(
             f"The model is nearly certain of this output (mean token probability {measured.mean_probability:.3f}): "
-            "its gradient is small and scores are less reliable; ask about a contrast, or about fewer tokens."
+            "the gradient of its log-probability is small and scores are less reliable; ask with "
+            'measurement: "log_odds" (`whence ask --log-odds`), which does not saturate.'
         )
-    if ask.options.tokens and ask.vector is not None and len(_question(ask).sequences) == 2:
+    if removed is not None and removed.predicted_change is None:
+        warnings.append(
+            "The removal's score says in which direction the measurement would move, not how far: scores are in its "
+            "units only in an index whose method is an inverse curvature (exponent 1, ensemble_power 0)."
+        )
+    if ask.options.tokens and ask.vector is not None and _question(ask).contrastive:
         warnings.append(
             "Shares by token are of the completion alone: they add up to its part of the score, from which the "
             "contrast's part is still to be taken."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,18 @@ import torch
 
 from engine.batching import PaddedBatch
 from engine.capture import GradientCapture
+from engine.causal.replicas import (
+    fingerprints_C16,
+    replica_states,
+    replica_training,
+    require_unchanged,
+    train_replica,
+)
+from engine.compression import LearnedBasis, fit_basis
 from engine.config import IndexConfig
+from engine.coverage import require_coverage
 from engine.curvature import get_metric
-from engine.curvature.base import Setting, Statistics
+from engine.curvature.base import Metric, Setting, Statistics
 from engine.curvature.fit import (
     LabelDraws,
     calibration_rows,
@@ -27,16 +36,22 @@ from engine.curvature.fit import (
     statistics_to_arrays,
 )
 from engine.dataset import Dataset
-from engine.features import GradientFeatures, RepresentationFeatures, check_finite
-from engine.manifest import Block, Manifest, block_scale, lay_out
+from engine.draft import draft_manifest, index_info
+from engine.ensemble import record_schedule
+from engine.features import GradientFeatures, check_finite
+from engine.forward_rows import row_passes
+from engine.loaded import LoadedModel, State
+from engine.manifest import block_scale
 from engine.methods import GradientMethod, RepresentationMethod
-from engine.model import LoadedModel
+from engine.moments import recorded_moments
 from engine.plan import Plan, make_plan
+from engine.representation import save_mean
 from engine.rows import Batch, Batcher, encode_rows
-from engine.store import IndexStore
-from engine.types import CheckpointFn, Coverage, IndexInfo, Progress, Untracked
+from engine.store import BASIS_TENSORS, IndexStore
+from engine.types import CheckpointFn, IndexInfo, Progress
 
 ROWS_TENSORS = "rows"
+REPLICAS_TENSORS = "replicas"
 _SCALE_ROWS = 64  # rows that fix each block's storage scale; float16 leaves 255 times their maximum as headroom
 
 
@@ -52,6 +67,8 @@ def build_index(
     build = _Build(model, dataset, config, path, checkpoint)
     with build.timed("tokenize"):
         build.encode()
+    with build.timed("replicas"):
+        build.train_replicas()
     with build.timed("curvature"):
         build.calibrate()
     with build.timed("sketch"):
@@ -73,8 +90,10 @@ class _Build:
 
     def __post_init__(self) -> None:
         self.plan = make_plan(self.model, len(self.dataset), self.config)
+        require_coverage(self.model, self.plan)
         self.batcher = Batcher(self.model, self.plan.options.token_budget, self.plan.max_batch_rows)
         self.features: list[GradientFeatures] = []
+        self.basis: LearnedBasis | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -90,18 +109,38 @@ class _Build:
             self.dataset,
             self.plan.options.max_length,
             lambda done: self.checkpoint(Progress(done, len(self.dataset), "rows", "tokenize")),
+            alone=getattr(self.plan.method, "alone", False),
         )
         self.store = IndexStore.open_or_create(self.path, draft_manifest(self.plan, self.model, self.dataset))
         if not self.store.has_tensors(ROWS_TENSORS):
             self.store.save_tensors(ROWS_TENSORS, {"weights": np.array(self.rows.weights)})
 
+    def train_replicas(self) -> None:
+        for number in range(1, self.plan.options.replicas + 1):
+            training = replica_training(self.model, self.plan.rows)
+            before, rows = self.done, training.epochs * self.plan.rows
+
+            def tick(step: Progress, before: int = before, rows: int = rows) -> None:
+                self._tick(before + round(rows * step.done / step.total) - self.done, "replicas")
+
+            train_replica(self.model, self.dataset, training, number, self.path, tick)
+            self.done = before + rows
+        self.states = index_states(self.model, self.plan, self.store)
+        record_schedule(self.store, self.model, self.states, self.plan)
+        if self.plan.options.replicas and not self.store.has_tensors(REPLICAS_TENSORS):
+            made = self.states[len(self.plan.checkpoint_indices) :]
+            self.store.save_tensors(REPLICAS_TENSORS, {"fingerprints": fingerprints_C16(made)})
+
     def calibrate(self) -> None:
-        """Curvature per checkpoint, then each block's storage scale; both are read back from disk on resume."""
+        """Curvature per checkpoint, a learned sketch's basis, each block's scale; all are read back on resume."""
+        if isinstance(self.plan.method, RepresentationMethod):
+            save_mean(self.model, self.plan.method, self.plan.method_options, self.store, self._mean_batches)
         if not isinstance(self.plan.method, GradientMethod):
             return
         with GradientCapture(self.model, self.plan.tracked) as capture:
-            for number in range(len(self.plan.checkpoint_indices)):
+            for number in range(len(self.states)):
                 self.features.append(self._fit(capture, number))
+            self.basis = self._fit_basis(capture)
             if not self.store.manifest.shards:
                 self.store.set_scales(self._scales(capture))
 
@@ -122,8 +161,8 @@ class _Build:
 
     def _fit(self, capture: GradientCapture, number: int) -> GradientFeatures:
         name = f"checkpoint-{number:03d}"
-        state = self.plan.checkpoint_indices[number]
-        metric = get_metric(self.plan.method.metric)  # type: ignore[attr-defined]
+        state = self.states[number]
+        metric = get_metric(self.plan.method.metric, self.plan.method_options)  # type: ignore[attr-defined]
         if metric.needs_covariance and not self.store.has_tensors(name):
             statistics = fit_statistics(
                 capture,
@@ -132,51 +171,113 @@ class _Build:
                 LabelDraws(self.plan.options.seed, number, self.rows.keys),
             )
             self.store.save_tensors(name, statistics_to_arrays(statistics, _statistics_dtype(self.model)))
-        return checkpoint_features(self.model, self.plan, self.store, number)
+        if metric.sample != "none" and not self.store.has_tensors(map_name(number)):
+            row_map = metric.fit_map(*self._sample(capture, number, metric), self.plan.method_options)
+            self.store.save_tensors(map_name(number), row_map.to_arrays())
+        return checkpoint_features(self.model, self.plan, self.store, number, state)
 
-    def _calibration_batches(self, state: int) -> Iterator[PaddedBatch]:
+    def _sample(self, capture: GradientCapture, number: int, metric: Metric) -> tuple[torch.Tensor, list[slice]]:
+        """The calibration rows' vectors [S, D] before any map, and each module's columns."""
+        features = sketched_features(self.model, self.plan, self.store, number, self.states[number])
+        draws = LabelDraws(self.plan.options.seed, number, self.rows.keys) if metric.sample == "drawn" else None
+        chosen = calibration_rows(self.rows.keys, self.plan.curvature_rows)
+        sample_SD = torch.zeros(len(chosen), features.width, dtype=torch.promote_types(self.model.dtype, torch.float32))
+        # √w with drawn labels (see engine/curvature/fit.py); w itself where the gradients are the rows' own
+        power = 1.0 if draws is None else 0.5
+        for batch in self._chosen_batches(chosen, power):
+            self._tick(len(batch.slots), "curvature")
+            labels = None if draws is None else draws.sampler(batch.padded)
+            sample_SD[list(batch.slots)] = features.compute(capture, batch.padded, labels).vectors_BD.cpu()
+        return sample_SD, [slice(b.offset, b.stop) for b in self.store.manifest.blocks if b.checkpoint == 0]
+
+    def _chosen_batches(self, chosen: list[int], power: float) -> Iterator[Batch]:
+        weights = [self.rows.weights[i] ** power for i in chosen]
+        return self.batcher.batches([self.rows.rows[i] for i in chosen], weights, chosen)
+
+    def _calibration_batches(self, state: State) -> Iterator[PaddedBatch]:
         # √w: see engine/curvature/fit.py
         chosen = calibration_rows(self.rows.keys, self.plan.curvature_rows)
-        weights = [self.rows.weights[i] ** 0.5 for i in chosen]
-        for batch in self.batcher.batches([self.rows.rows[i] for i in chosen], weights, chosen):
+        for batch in self._chosen_batches(chosen, 0.5):
             self._tick(len(batch.slots), "curvature")
             self.model.use(state)  # after the tick: a query answered there may have used other weights
             yield batch.padded
 
+    def _fit_basis(self, capture: GradientCapture) -> LearnedBasis | None:
+        widths = self.plan.widths
+        if widths.learned is None:
+            return None
+        if not self.store.has_tensors(BASIS_TENSORS):
+            chosen = calibration_rows(self.rows.keys, widths.sketch_rows or 0)
+            sample_SD = torch.zeros(len(chosen), widths.dims)
+            for rows, vectors_BW, offset in self._finished(capture, chosen):
+                sample_SD[rows, offset : offset + vectors_BW.shape[1]] = vectors_BW.to("cpu", torch.float32)
+                self._tick(len(rows), "curvature")
+            basis = fit_basis(sample_SD, widths.learned, self.plan.options.seed)
+            self.store.save_tensors(BASIS_TENSORS, basis.to_arrays())
+        return self.store.basis
+
+    def _finished(self, capture: GradientCapture, chosen: list[int]) -> Iterator[tuple[list[int], torch.Tensor, int]]:
+        """(places in `chosen`, a checkpoint's vectors of these rows, its first column), checkpoint by checkpoint."""
+        offset = 0
+        for features in self.features:
+            for batch in self._batches(chosen):
+                yield list(batch.slots), features.finish(features.compute(capture, batch.padded))[0], offset
+            offset += features.width
+
+    def _mean_batches(self) -> Iterator[PaddedBatch]:
+        for batch in self._chosen_batches(calibration_rows(self.rows.keys, self.plan.curvature_rows), 1.0):
+            self._tick(0, "curvature")
+            yield batch.padded
+
     def _scales(self, capture: GradientCapture) -> list[float]:
         chosen = calibration_rows(self.rows.keys, _SCALE_ROWS)
-        largest: list[np.ndarray] = []
-        for features in self.features:
-            parts = [
-                features.finish(features.compute(capture, b.padded))[0].abs().amax(0) for b in self._batches(chosen)
-            ]
-            largest.append(torch.stack(parts).amax(0).cpu().numpy())
-        largest_D = np.concatenate(largest)
-        return [block_scale(float(largest_D[b.offset : b.stop].max())) for b in self.store.manifest.blocks]
+        vectors_NW = np.zeros((len(chosen), self.store.manifest.width), np.float32)
+        for rows, vectors_BW, offset in self._finished(capture, chosen):
+            self._put(vectors_NW, rows, vectors_BW, offset)
+        largest_W = np.abs(vectors_NW).max(0)
+        if self.basis is not None:
+            return [block_scale(float(largest_W.max()))]
+        return [block_scale(float(largest_W[b.offset : b.stop].max())) for b in self.store.manifest.blocks]
+
+    def _put(self, stored_NW: np.ndarray, rows: list[int], vectors_BW: torch.Tensor, offset: int) -> None:
+        """A checkpoint's share in what is stored: columns of its own, or what it adds to the learned sketch."""
+        if self.basis is None:
+            stored_NW[rows, offset : offset + vectors_BW.shape[1]] = vectors_BW.cpu().numpy()
+        else:
+            stored_NW[rows] += self.basis.project_part(vectors_BW, offset).cpu().numpy()
 
     def _shard(self, capture: GradientCapture, positions: range) -> tuple[np.ndarray, np.ndarray]:
-        vectors_ND = np.zeros((len(positions), self.store.manifest.dims), np.float32)
+        vectors_ND = np.zeros((len(positions), self.store.manifest.width), np.float32)
         self_NC = np.zeros((len(positions), len(self.store.manifest.checkpoints)), np.float32)
+        left_N = np.zeros(len(positions), np.float32)
         offset = 0
         for column, features in enumerate(self.features):
             for batch in self._batches(list(positions)):
-                vectors_BD, self_B = features.finish(features.compute(capture, batch.padded))
+                vectors = features.compute(capture, batch.padded)
+                vectors_BD, self_B = features.finish(vectors)
                 rows = list(batch.slots)
-                vectors_ND[rows, offset : offset + features.width] = vectors_BD.cpu().numpy()
+                left_N[rows] += (1 - vectors.probability_B.cpu().numpy()) / len(self.features)
+                self._put(vectors_ND, rows, vectors_BD, offset)
                 self_NC[rows, column] = self_B.cpu().numpy()
                 check_finite(self_B, batch.padded.positions)
                 self._tick(len(rows), "sketch")
             offset += features.width
-        if isinstance(self.plan.method, RepresentationMethod):
-            self._representations(list(positions), vectors_ND, self_NC)
+        if isinstance(self.plan.method, GradientMethod) and self.plan.method.damage:
+            # the query's side of a self-score has no such weight, so it holds it once
+            vectors_ND, self_NC = vectors_ND * left_N[:, None], self_NC * left_N[:, None]
+        self._pass_rows(list(positions), vectors_ND, self_NC)
         return vectors_ND, self_NC
 
-    def _representations(self, positions: list[int], vectors_ND: np.ndarray, self_NC: np.ndarray) -> None:
-        features = RepresentationFeatures(self.model, self.plan.method_options)
-        for batch in self._batches(positions):
-            vectors_ND[list(batch.slots)] = features.compute(batch.padded).cpu().numpy()
-            self._tick(len(batch.slots), "sketch")
-        self_NC[:, 0] = np.square(vectors_ND).sum(1)
+    def _pass_rows(self, positions: list[int], vectors_ND: np.ndarray, self_NC: np.ndarray) -> None:
+        """For methods without gradients."""
+        passes = row_passes(self.model, self.plan, self.store)
+        for number, row_pass in enumerate(passes, start=1):
+            for batch in self._batches(positions):
+                rows = list(batch.slots)
+                vectors_BD, self_B = row_pass(batch.padded)
+                vectors_ND[rows] += vectors_BD.cpu().numpy()
+                self_NC[rows, 0] += self_B.cpu().numpy()
+                self._tick(len(rows) if number == len(passes) else 0, "sketch")
 
     def _batches(self, positions: list[int]) -> Iterator[Batch]:
         rows = [self.rows.rows[i] for i in positions]
@@ -186,13 +287,18 @@ class _Build:
 
     @property
     def _passes(self) -> int:
-        return max(1, len(self.plan.checkpoint_indices) if self.plan.tracked else 1)
+        return max(1, self.plan.vectors if self.plan.tracked else 1)
 
     def _total(self) -> int:
         """In row passes, so that one number serves all phases and an ETA means something."""
-        metric = get_metric(self.plan.method.metric) if isinstance(self.plan.method, GradientMethod) else None
-        calibration = (metric.needs_covariance + metric.needs_eigen) * self.plan.curvature_rows if metric else 0
-        return self._passes * (calibration + self.plan.rows)
+        passes = 0
+        if isinstance(self.plan.method, GradientMethod):
+            metric = get_metric(self.plan.method.metric, self.plan.method_options)
+            passes = metric.needs_covariance + metric.needs_eigen + (metric.sample != "none")
+        training = self.model.recipe.training
+        replicas = self.plan.options.replicas * training.epochs * self.plan.rows if training else 0
+        sample = self.plan.widths.sketch_rows or 0
+        return replicas + self._passes * (passes * self.plan.curvature_rows + sample + self.plan.rows)
 
     def _tick(self, rows: int, phase: str) -> None:
         self.done += rows
@@ -214,7 +320,7 @@ class _Build:
                 f"{len(coverage.untracked)} modules are not"
             )
         silent = [
-            self.model.states[features.state].label
+            features.state.label
             for features in self.features
             if any(sketch.is_zero for sketch in features.sketches.values())
         ]
@@ -225,78 +331,61 @@ class _Build:
         return tuple(warnings + [f"{file} was damaged and made again" for file in self.store.dropped])
 
 
-def draft_manifest(plan: Plan, model: LoadedModel, dataset: Dataset) -> Manifest:
-    """The manifest as it stands before anything is measured: identity, layout, coverage."""
-    labels = tuple(model.states[i].label for i in plan.checkpoint_indices)
-    return Manifest(
-        method=plan.method.name,
-        fingerprints=index_fingerprints(plan, model, dataset),
-        blocks=_blocks(plan),
-        rows=plan.rows,
-        checkpoints=labels,
-        dtype=plan.options.dtype,
-        plan={
-            "shard_rows": plan.shard_rows,
-            "token_budget": plan.options.token_budget,
-            "max_batch_rows": plan.max_batch_rows,
-            "threads": torch.get_num_threads(),
-            "kernels": f"torch {torch.__version__} {model.device.type}",
-        },
-        options=plan.as_options(),
-        serves=plan.serves,
-        coverage=asdict(model.coverage(plan.tracked)),
+def index_states(model: LoadedModel, plan: Plan, store: IndexStore) -> list[State]:
+    """The checkpoints an index is made of: the model's own, then the replicas'. Raises CorruptIndex."""
+    own = [model.states[i] for i in plan.checkpoint_indices]
+    made = replica_states(model, store.path, plan.options.replicas, plan.replica_epochs)
+    if store.has_tensors(REPLICAS_TENSORS):
+        require_unchanged(made, store.load_tensors(REPLICAS_TENSORS)["fingerprints"])
+    return own + made
+
+
+def checkpoint_features(
+    model: LoadedModel, plan: Plan, store: IndexStore, number: int, state: State
+) -> GradientFeatures:
+    """Checkpoint `number` of an index, its curvature read from disk: the same for a build and for its queries."""
+    metric = get_metric(plan.method.metric, plan.method_options)  # type: ignore[attr-defined]
+    features = sketched_features(model, plan, store, number, state)
+    if metric.sample != "none":
+        arrays = store.load_tensors(map_name(number))
+        features.row_map = metric.load_map(arrays, checkpoint_setting(model, plan, store, number, state))
+    return features
+
+
+def sketched_features(model: LoadedModel, plan: Plan, store: IndexStore, number: int, state: State) -> GradientFeatures:
+    """As `checkpoint_features`, before the map that is fitted on such vectors."""
+    metric = get_metric(plan.method.metric, plan.method_options)  # type: ignore[attr-defined]
+    setting = checkpoint_setting(model, plan, store, number, state)
+    return GradientFeatures(
+        model,
+        state,
+        plan.tracked,
+        metric.module_sketches(plan.tracked, setting),
+        train_sketches=metric.train_sketches(plan.tracked, setting),
+        unit_norm=plan.method.unit_norm,  # type: ignore[attr-defined]
+        odds=plan.method.odds,  # type: ignore[attr-defined]
+        damage=plan.method.damage,  # type: ignore[attr-defined]
+        power=getattr(plan.method_options, "ensemble_power", 0.0),
     )
 
 
-def index_fingerprints(plan: Plan, model: LoadedModel, dataset: Dataset) -> dict[str, str]:
-    return model.fingerprints() | {"dataset": dataset.sha256, "projection": plan.fingerprint()}
-
-
-def _blocks(plan: Plan) -> tuple[Block, ...]:
-    if plan.tracked:
-        shapes = [(m.name, *plan.projection(0).shape(m)) for m in plan.tracked]
-        return lay_out(shapes, len(plan.checkpoint_indices))
-    # A row method stores nothing: one zero a row keeps every index of one form.
-    return lay_out([("hidden_state", 1, plan.dims or 1)], 1)
-
-
-def checkpoint_features(model: LoadedModel, plan: Plan, store: IndexStore, number: int) -> GradientFeatures:
-    """Checkpoint `number` of an index, its curvature read from disk: the same for a build and for its queries."""
-    metric = get_metric(plan.method.metric)  # type: ignore[attr-defined]
-    name = f"checkpoint-{number:03d}"
-    statistics = Statistics(0, 0)
-    if metric.needs_covariance:
-        statistics = statistics_from_arrays(store.load_tensors(name))
-    setting = Setting(
-        statistics,
+def checkpoint_setting(model: LoadedModel, plan: Plan, store: IndexStore, number: int, state: State) -> Setting:
+    metric = get_metric(plan.method.metric, plan.method_options)  # type: ignore[attr-defined]
+    return Setting(
+        statistics_from_arrays(store.load_tensors(f"checkpoint-{number:03d}"))
+        if metric.needs_covariance
+        else Statistics(0, 0),
         plan.projection(number),
         damping=getattr(plan.method_options, "damping", 0.0),
         dtype=torch.promote_types(model.dtype, torch.float32),
         device=model.device,
+        options=plan.method_options,
+        moments=recorded_moments(store, number, model, state, plan.tracked) if metric.needs_moments else None,
     )
-    sketches = metric.module_sketches(plan.tracked, setting)
-    unit_norm = plan.method.unit_norm  # type: ignore[attr-defined]
-    return GradientFeatures(model, plan.checkpoint_indices[number], plan.tracked, sketches, unit_norm=unit_norm)
 
 
-def index_info(store: IndexStore, manifest: Manifest, *, sketched: bool) -> IndexInfo:
-    coverage = dict(manifest.coverage)
-    untracked = tuple(Untracked(**entry) for entry in coverage.pop("untracked"))
-    return IndexInfo(
-        method=manifest.method,
-        serves=manifest.serves,
-        rows=manifest.rows,
-        dims=manifest.dims,
-        bytes=store.bytes(),
-        sketched=sketched,
-        coverage=Coverage(**coverage, untracked=untracked),
-        fingerprints=manifest.fingerprints,
-        revision=manifest.revision,
-        checkpoints=len(manifest.checkpoints),
-        options=manifest.options,
-        warnings=manifest.warnings,
-        timings_s=manifest.timings_s,
-    )
+def map_name(number: int) -> str:
+    return f"map-{number:03d}"
 
 
 def _statistics_dtype(model: LoadedModel) -> torch.dtype:

@@ -59,11 +59,15 @@ class GradientCapture:
         self._consumer: Consumer | None = None
         self._kept: dict[str, tuple[tuple[object, ...], Tensor]] = {}
         self._groups_checked = False
+        self._shape: tuple[int, int] = (0, 0)
         embedding = model.module.get_input_embeddings()  # type: ignore[operator]
         self._handles = [embedding.register_forward_hook(_require_grad)]
         for module in self.tracked:
             layer = model.module.get_submodule(module.path)
-            self._handles.append(layer.register_forward_hook(self._forward_hook(module)))
+            if module.kind == "magnitude":
+                self._handles.append(layer.register_forward_hook(self._magnitude_hook(module), with_kwargs=True))
+            else:
+                self._handles.append(layer.register_forward_hook(self._forward_hook(module)))
 
     def __enter__(self) -> GradientCapture:
         return self
@@ -72,12 +76,18 @@ class GradientCapture:
         for handle in self._handles:
             handle.remove()
 
-    def run(self, batch: PaddedBatch, consumer: Consumer, labels: LabelSampler | None = None) -> Outcome:
-        """Feed one batch's (a, δ) to `consumer`. `labels` replaces the batch's own tokens as targets."""
+    def run(
+        self, batch: PaddedBatch, consumer: Consumer, labels: LabelSampler | None = None, *, odds: bool = False
+    ) -> Outcome:
+        """Feed one batch's (a, δ) to `consumer`. `labels` replaces the batch's own tokens as targets.
+
+        odds: of Σ_t w_t log(p_t/(1−p_t)) instead of Σ_t w_t log p_t; the outcome's log_prob_B is then that sum.
+        """
         self._consumer, self._kept = consumer, {}
+        self._shape = (batch.ids_BT.shape[0], batch.ids_BT.shape[1])
         try:
             with torch.enable_grad():
-                outcome = forward(self.model, batch, labels, slice_logits=self._can_slice)
+                outcome = forward(self.model, batch, labels, slice_logits=self._can_slice, odds=odds)
                 outcome.log_prob_B.sum().backward()
         finally:
             self._consumer, self._kept = None, {}
@@ -94,8 +104,24 @@ class GradientCapture:
             consumer = self._consumer
             if consumer is None or not output.requires_grad:
                 return
-            kept = self._keep(consumer, module, inputs[0].detach())
-            output.register_hook(lambda d_BTO: consumer.take(module, kept, d_BTO))
+            shape = self._shape
+            kept = self._keep(consumer, module, by_row(module, inputs[0].detach(), shape))
+            output.register_hook(lambda d: consumer.take(module, kept, by_row(module, d, shape)))
+
+        return hook
+
+    def _magnitude_hook(self, module: TrackedModule) -> Callable[..., None]:
+        """DoRA's layer returns y − y₀ of y = m∘u, where y₀, the frozen layer's output without its bias, is given."""
+
+        def hook(layer: nn.Module, _inputs: Any, named: dict[str, Any], output: Tensor) -> None:
+            consumer = self._consumer
+            if consumer is None or not output.requires_grad:
+                return
+            bias = named["base_layer"].bias
+            frozen_BTO = named["base_result"].detach() - (0 if bias is None else bias)
+            unit_BTO = (output.detach() + frozen_BTO) / layer.weight
+            kept = consumer.keep(module, unit_BTO.new_ones(*unit_BTO.shape[:-1], 1))
+            output.register_hook(lambda d_BTO: consumer.take(module, kept, d_BTO * unit_BTO))
 
         return hook
 
@@ -115,6 +141,17 @@ def _require_grad(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
     return output.requires_grad_(True) if torch.is_grad_enabled() else output
 
 
+def by_row(module: TrackedModule, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    """[B, T, …] also of what a shared expert reads, [B·T, …]. `shape`: (B, T) of the batch."""
+    if tensor.dim() == 3:
+        return tensor
+    if tensor.dim() != 2 or len(tensor) != shape[0] * shape[1]:
+        raise UnsupportedModel(
+            f"Module {module.name} sees {tuple(tensor.shape)} of a batch of {shape}: rows are mixed."
+        )
+    return tensor.unflatten(0, shape)
+
+
 def with_bias_column(module: TrackedModule, a_BTI: Tensor) -> Tensor:
     """A trained bias is the weight of a constant input: append 1 to a."""
     if not module.bias:
@@ -123,9 +160,14 @@ def with_bias_column(module: TrackedModule, a_BTI: Tensor) -> Tensor:
 
 
 def forward(
-    model: LoadedModel, batch: PaddedBatch, labels: LabelSampler | None = None, *, slice_logits: bool = True
+    model: LoadedModel,
+    batch: PaddedBatch,
+    labels: LabelSampler | None = None,
+    *,
+    slice_logits: bool = True,
+    odds: bool = False,
 ) -> Outcome:
-    """Weighted log-probabilities of the batch's targets; differentiable where gradients are enabled.
+    """Weighted log-probabilities (log-odds) of the batch's targets; differentiable where gradients are enabled.
 
     Right padding under a causal mask needs no attention mask: no target can see a pad behind it.
     """
@@ -141,7 +183,18 @@ def forward(
     targets_BC = batch.ids_BT[:, columns_C] if labels is None else labels(logits_BCV.detach(), columns_C)
     log_prob_BC = -F.cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten(), reduction="none").view_as(targets_BC)
     weights_BC = batch.weights_BT[:, columns_C].to(log_prob_BC.dtype)
-    return Outcome((log_prob_BC * weights_BC).sum(1), log_prob_BC, columns_C)
+    value_BC = log_odds(logits_BCV, targets_BC) if odds else log_prob_BC
+    return Outcome((value_BC * weights_BC).sum(1), log_prob_BC, columns_C)
+
+
+def log_odds(logits_BCV: Tensor, targets_BC: Tensor) -> Tensor:
+    """log(p/(1−p)) = the target's logit − log Σ exp of all others.
+
+    Never formed from p: where rounding makes p one, this and its gradient are still exact.
+    """
+    targets_BC1 = targets_BC.unsqueeze(-1)
+    others_BCV = logits_BCV.scatter(-1, targets_BC1, float("-inf"))
+    return logits_BCV.gather(-1, targets_BC1).squeeze(-1) - others_BCV.logsumexp(-1)
 
 
 def accepts_logits_to_keep(model: LoadedModel) -> bool:

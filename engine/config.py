@@ -132,13 +132,24 @@ class IndexOptions:
 
     projection_dim: sketch width per side; "auto" = none where the whole index fits in
     `exact_limit_mb`, else the widest power of two that does; 0 = never sketch.
+    sketch: "none", "random" (projection_dim), or "learned": the leading principal directions of all checkpoints'
+    vectors together, fitted to `sketch_rows` rows (None = 2,048, or learned_dim where that is more). "auto" is learned
+    where `learned_dim` or `bytes_per_row` is given, else random.
+    bytes_per_row: what a row's stored numbers may take. learned_dim: numbers of a learned sketch; None = as many as
+    bytes_per_row (2,048 unless given) holds in `dtype`. int8: with one scale a row.
     modules: regular expressions; a module is tracked when one of them matches its name.
     curvature_rows: sample size for calibration and curvature (None = all rows up to 2,048).
     token_budget: most tokens (pads included) in a batch. shard_rows: None = chosen from memory.
+    replicas: further runs of the model's recipe, with other seeds, that the index averages over.
+    allow_partial: build although less than half of the trained parameters can be tracked (engine/coverage.py).
     """
 
     projection_dim: int | Literal["auto"] = "auto"
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["int8", "float16", "float32"] = "float16"
+    sketch: Literal["auto", "none", "random", "learned"] = "auto"
+    bytes_per_row: int | None = None
+    learned_dim: int | None = None
+    sketch_rows: int | None = None
     exact_limit_mb: int = 1024
     modules: tuple[str, ...] | None = None
     max_length: int | None = None
@@ -146,6 +157,8 @@ class IndexOptions:
     token_budget: int = 4096
     shard_rows: int | None = None
     seed: int = 0
+    replicas: int = 0
+    allow_partial: bool = False
 
 
 @dataclass(frozen=True)

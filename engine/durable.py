@@ -123,6 +123,7 @@ def checksum_of(path: Path) -> str:
 
 
 def remove_partials(root: Path) -> None:
-    """Remove what writers that were killed left below `root`."""
+    """Delete what interrupted writes left behind; a directory of that name is unfinished work, and stays."""
     for leftover in root.rglob(f"*{PARTIAL_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+        if not leftover.is_dir():
+            leftover.unlink(missing_ok=True)

@@ -7,7 +7,8 @@ EngineError
 │   │   ├── NotAModel             a directory, but no config.json / safetensors / tokenizer in it
 │   │   ├── UnsafeWeights         weights in pickle form
 │   │   ├── AdapterBaseMismatch   adapter tuned on another base
-│   │   └── UnsupportedModel      architecture, quantisation or adapter kind not handled
+│   │   ├── UnsupportedModel      architecture, quantisation or adapter kind not handled
+│   │   └── LowCoverage           most trained parameters cannot be tracked; names them
 │   ├── DatasetError
 │   │   ├── DatasetPathNotFound   no such file
 │   │   ├── UnsupportedFormat     not JSONL, JSON, CSV or Parquet
@@ -90,6 +91,11 @@ class AdapterBaseMismatch(ModelError):
 class UnsupportedModel(ModelError):
     code, title = "unsupported-model", "Model not supported"
     remedy = "Use a causal language model with Linear or Conv1D layers, or a LoRA adapter on one."
+
+
+class LowCoverage(ModelError):
+    code, title = "low-coverage", "Too few trained parameters can be tracked"
+    remedy = "Set the option allow_partial to true for an index of the tracked part alone, or take another method."
 
 
 class DatasetError(InputError):

@@ -6,11 +6,13 @@ import time
 
 from engine.capture import GradientCapture
 from engine.config import IndexConfig
+from engine.coverage import require_coverage
 from engine.curvature import get_metric
 from engine.curvature.base import Setting, Statistics
 from engine.dataset import Dataset
 from engine.errors import NoLossToken
 from engine.features import GradientFeatures
+from engine.manifest import row_bytes
 from engine.methods import GradientMethod, RowMethod
 from engine.model import LoadedModel
 from engine.plan import Plan, make_plan
@@ -27,14 +29,19 @@ _ROTATION = 1.15  # a row in the metric takes a little longer than the plain gra
 def estimate_index(model: LoadedModel, dataset: Dataset, config: IndexConfig) -> IndexEstimate:
     """Time from one timed batch × passes; memory and disk from the layout."""
     plan = make_plan(model, len(dataset), config)
+    require_coverage(model, plan)
     sample = _encode_sample(model, dataset, plan)
     seconds_per_row = 0.0 if isinstance(plan.method, RowMethod) else _seconds_per_row(model, plan, sample)
-    number = 2 if plan.options.dtype == "float16" else 4
     weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
     return IndexEstimate(
         seconds=round(seconds_per_row * _row_passes(plan), 2),
-        memory_bytes=weights + 4 * plan.shard_rows * max(plan.dims, 1) + _curvature_bytes(plan),
-        disk_bytes=plan.rows * (number * plan.dims + _PER_ROW_BYTES) + _curvature_bytes(plan),
+        memory_bytes=weights
+        + 4 * plan.shard_rows * max(plan.widths.stored, 1)
+        + _curvature_bytes(plan)
+        + _fitting_bytes(plan),
+        disk_bytes=plan.rows * (row_bytes(plan.widths.stored, plan.options.dtype) + _PER_ROW_BYTES)
+        + _curvature_bytes(plan)
+        + 2 * (plan.widths.learned or 0) * plan.dims,
         rows=plan.rows,
         dims=plan.dims,
         sketched=plan.sketched,
@@ -61,7 +68,7 @@ def _seconds_per_row(model: LoadedModel, plan: Plan, sample: list[Encoded]) -> f
     tracked = plan.tracked or model.tracked(None)
     setting = Setting(Statistics(0, 0), Projection(8, 0, 0), 0.0, model.dtype, model.device)
     sketches = get_metric("identity").module_sketches(tracked, setting)
-    features = GradientFeatures(model, len(model.states) - 1, tracked, sketches, unit_norm=False)
+    features = GradientFeatures(model, model.states[-1], tracked, sketches, unit_norm=False)
     batcher = Batcher(model, plan.options.token_budget, plan.max_batch_rows)
     elapsed = 0.0
     with GradientCapture(model, tracked) as capture:
@@ -76,14 +83,23 @@ def _seconds_per_row(model: LoadedModel, plan: Plan, sample: list[Encoded]) -> f
 def _row_passes(plan: Plan) -> int:
     if not isinstance(plan.method, GradientMethod):
         return plan.rows
-    metric = get_metric(plan.method.metric)
-    passes = metric.needs_covariance + metric.needs_eigen
-    return len(plan.checkpoint_indices) * (plan.rows + passes * plan.curvature_rows)
+    metric = get_metric(plan.method.metric, plan.method_options)
+    passes = metric.needs_covariance + metric.needs_eigen + (metric.sample != "none")
+    return plan.vectors * (plan.rows + passes * plan.curvature_rows + (plan.widths.sketch_rows or 0))
+
+
+def _fitting_bytes(plan: Plan) -> int:
+    """While a learned basis is fitted: the sample in float32 and the basis in float16."""
+    return plan.dims * (4 * (plan.widths.sketch_rows or 0) + 2 * (plan.widths.learned or 0))
 
 
 def _curvature_bytes(plan: Plan) -> int:
-    if not isinstance(plan.method, GradientMethod) or not get_metric(plan.method.metric).needs_covariance:
+    if not isinstance(plan.method, GradientMethod):
         return 0
-    inputs = {m.group: m.inputs**2 for m in plan.tracked}
-    numbers = sum(inputs.values()) + sum(m.outputs**2 + m.parameters for m in plan.tracked)
-    return 4 * numbers * len(plan.checkpoint_indices)
+    metric, numbers = get_metric(plan.method.metric, plan.method_options), 0
+    if metric.needs_covariance:
+        inputs = {m.group: m.inputs**2 for m in plan.tracked}
+        numbers += sum(inputs.values()) + sum(m.outputs**2 + m.parameters for m in plan.tracked)
+    if metric.sample != "none":  # a basis of at most as many directions as rows were sampled
+        numbers += plan.curvature_rows * plan.dims // plan.vectors
+    return 4 * numbers * plan.vectors

@@ -1,69 +1,117 @@
 """Rows to vectors, for training rows and queries alike (DESIGN §2.3: one code path).
 
-Shapes: B examples, D numbers of one checkpoint, H hidden size, T positions.
+Shapes: B examples, D numbers of one checkpoint, C columns that hold a target in some example.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.batching import PaddedBatch
-from engine.capture import GradientCapture, Outcome
+from engine.capture import GradientCapture, LabelSampler, Outcome
 from engine.consumers import SketchConsumer
-from engine.errors import InvalidOption, NonFiniteGradient
-from engine.model import LoadedModel
+from engine.curvature.base import RowMap
+from engine.errors import NonFiniteGradient
+from engine.loaded import LoadedModel, State
 from engine.modules import TrackedModule
 from engine.sketch import ModuleSketch
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """vectors_BD on the model's device; self_B = ⟨v, v⟩, before unit norm. outcome: what the forward saw."""
+    """vectors_BD on the model's device; self_B = ⟨v, v⟩, before unit norm. outcome: what the forward saw.
+
+    probability_B: mean over the targets of their probability.
+    """
 
     vectors_BD: Tensor
     self_B: Tensor
     outcome: Outcome
+    probability_B: Tensor
 
 
 class GradientFeatures:
-    """One checkpoint's gradients in one metric. The sketch's dtype is float64 for float64 models, else float32."""
+    """One checkpoint's gradients in one metric. The sketch's dtype is float64 for float64 models, else float32.
+
+    train_sketches: the rows' where they are not the queries'. row_map: what follows the sketches, on both sides.
+    odds: gradients of Σ log(p/(1−p)) instead of Σ log p. damage: what is stored is multiplied by 1 − the mean target
+    probability, averaged over the checkpoints (by the build). power: p of the ensemble, see `finish`.
+    """
 
     def __init__(
         self,
         model: LoadedModel,
-        state: int,
+        state: State,
         tracked: tuple[TrackedModule, ...],
         sketches: dict[str, ModuleSketch],
         *,
         unit_norm: bool,
+        train_sketches: dict[str, ModuleSketch] | None = None,
+        row_map: RowMap | None = None,
+        odds: bool = False,
+        damage: bool = False,
+        power: float = 0.0,
     ) -> None:
         self.model = model
         self.state = state
         self.tracked = tracked
         self.sketches = sketches
+        self.train_sketches = train_sketches or sketches
+        self.row_map = row_map
         self.unit_norm = unit_norm
+        self.odds = odds
+        self.damage = damage
+        self.power = power
         self.width = SketchConsumer(tracked, sketches).width
 
-    def compute(self, capture: GradientCapture, batch: PaddedBatch) -> Vectors:
-        """Gradients of the batch's rows. Raises NonFiniteGradient naming the rows' positions."""
+    def compute(self, capture: GradientCapture, batch: PaddedBatch, labels: LabelSampler | None = None) -> Vectors:
+        """Gradients of the batch's training rows; of `labels` instead of their own targets where they are given."""
+        return self._vectors(capture, batch, self.train_sketches, labels)
+
+    def query(self, capture: GradientCapture, batch: PaddedBatch, *, odds: bool = False) -> Vectors:
+        """Gradients of a query's sequences: the rows' own path, unless the method treats the two sides differently.
+
+        odds: the query's measurement is of the log-odds.
+        """
+        return self._vectors(capture, batch, self.sketches, None, odds=odds)
+
+    def _vectors(
+        self,
+        capture: GradientCapture,
+        batch: PaddedBatch,
+        sketches: dict[str, ModuleSketch],
+        labels: LabelSampler | None,
+        *,
+        odds: bool = False,
+    ) -> Vectors:
         self.model.use(self.state)
-        consumer = SketchConsumer(self.tracked, self.sketches)
+        consumer = SketchConsumer(self.tracked, sketches)
         consumer.begin(len(batch.positions), batch.ids_BT.device, torch.promote_types(self.model.dtype, torch.float32))
-        outcome = capture.run(batch, consumer)
-        self_B = consumer.vectors_BD.square().sum(1)
-        return Vectors(consumer.vectors_BD, self_B, outcome)
+        outcome = capture.run(batch, consumer, labels, odds=self.odds or odds)
+        vectors_BD = consumer.vectors_BD if self.row_map is None else self.row_map.apply(consumer.vectors_BD)
+        return Vectors(vectors_BD, vectors_BD.square().sum(1), outcome, mean_probability(outcome, batch))
 
     def finish(self, vectors: Vectors) -> tuple[Tensor, Tensor]:
-        """(what is stored [B, D], its self-scores [B]): unit norm where the method asks for it, zero stays zero."""
-        if not self.unit_norm:
-            return vectors.vectors_BD, vectors.self_B
-        norms_B = vectors.self_B.sqrt()
-        scaled_BD = vectors.vectors_BD / norms_B.clamp_min(torch.finfo(norms_B.dtype).tiny).unsqueeze(1)
-        return scaled_BD, (norms_B > 0).to(norms_B.dtype)
+        """(what is stored [B, D], its self-scores [B]): unit norm where the method asks for it, zero stays zero.
+
+        With a `power` the stored vector is scaled and the self-score is not (engine/ensemble.py, row_factors).
+        """
+        vectors_BD, self_B = vectors.vectors_BD, vectors.self_B
+        power = 1.0 if self.unit_norm else self.power
+        if not power:
+            return vectors_BD, self_B
+        scale_B = torch.where(self_B > 0, self_B.clamp_min(torch.finfo(self_B.dtype).tiny) ** (-power / 2), 0.0)
+        scaled_BD = vectors_BD * scale_B.unsqueeze(1)
+        return scaled_BD, (self_B > 0).to(self_B.dtype) if self.unit_norm else self_B
+
+
+def mean_probability(outcome: Outcome, batch: PaddedBatch) -> Tensor:
+    """[B]: mean over an example's targets of their probability."""
+    is_target_BC = batch.weights_BT[:, outcome.columns_C] != 0
+    return (outcome.target_log_prob_BC.exp() * is_target_BC).sum(1) / is_target_BC.sum(1).clamp_min(1)
 
 
 def check_finite(self_B: Tensor, positions: tuple[int, ...]) -> None:
@@ -78,40 +126,3 @@ def _rows(positions: list[int]) -> str:
         return "the query"
     shown = ", ".join(str(position) for position in positions[:5])
     return f"row {shown}" if len(positions) == 1 else f"rows {shown}" + (" and others" if len(positions) > 5 else "")
-
-
-class RepresentationFeatures:
-    """Unit-norm hidden states of the tuned model (RepSim)."""
-
-    def __init__(self, model: LoadedModel, options: Any) -> None:
-        self.model = model
-        self.options = options
-        self.width = model.hidden_size
-        if not -model.hidden_layers - 1 <= options.layer <= model.hidden_layers:
-            raise InvalidOption(
-                f"Layer {options.layer} does not exist: the model has hidden states 0 to {model.hidden_layers}.",
-                pointer="/options/layer",
-            )
-
-    @torch.no_grad()
-    def compute(self, batch: PaddedBatch) -> Tensor:
-        """[B, H], each of norm 1; cosines are then inner products."""
-        self.model.use(-1)
-        states = self.model.module(input_ids=batch.ids_BT, use_cache=False, output_hidden_states=True).hidden_states
-        pooled_BH = _pool(states[self.options.layer], batch, self.options.pooling)
-        return torch.nn.functional.normalize(pooled_BH.to(torch.promote_types(pooled_BH.dtype, torch.float32)), dim=-1)
-
-
-def _pool(states_BTH: Tensor, batch: PaddedBatch, pooling: str) -> Tensor:
-    """last_prompt: the position before the first target; last: the last non-pad one; mean_*: over a part."""
-    is_target_BT = batch.weights_BT != 0
-    first_B = is_target_BT.int().argmax(1)
-    rows = torch.arange(states_BTH.shape[0], device=states_BTH.device)
-    if pooling == "last_prompt":
-        return states_BTH[rows, (first_B - 1).clamp_min(0)]
-    if pooling == "last":
-        return states_BTH[rows, batch.valid_BT.sum(1) - 1]
-    before_BT = torch.arange(states_BTH.shape[1], device=states_BTH.device) < first_B.unsqueeze(1)
-    chosen_BT = (before_BT if pooling == "mean_prompt" else ~before_BT) & batch.valid_BT
-    weights_BT = chosen_BT.to(states_BTH.dtype)
-    return (states_BTH * weights_BT.unsqueeze(-1)).sum(1) / weights_BT.sum(1, keepdim=True)

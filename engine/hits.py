@@ -13,6 +13,7 @@ import numpy as np
 from engine import explain
 from engine.diagnostics import percentile
 from engine.explain import QueryVector
+from engine.methods import GradientMethod, Method
 from engine.opened import OpenIndex
 from engine.types import Hit
 
@@ -53,12 +54,17 @@ def _plain(
 def _explained(index: OpenIndex, ask: Ask, query: QueryVector, hits: list[Hit]) -> list[Hit]:
     positions_K = np.array([hit.position for hit in hits])
     rows_KD = index.store.rows(positions_K)
-    cosines_K = _normalized(index, query, rows_KD, positions_K)
-    hits = [replace(hit, normalized_score=float(cosine)) for hit, cosine in zip(hits, cosines_K, strict=True)]
+    if has_self_scores(ask.method):
+        cosines_K = _normalized(index, query, rows_KD, positions_K)
+        hits = [replace(hit, normalized_score=float(cosine)) for hit, cosine in zip(hits, cosines_K, strict=True)]
     if ask.options.modules:
         modules = explain.module_scores(index, query, rows_KD)
         hits = [replace(hit, module_scores=parts) for hit, parts in zip(hits, modules, strict=True)]
     return _with_tokens(index, ask, query, hits, rows_KD) if ask.options.tokens else hits
+
+
+def has_self_scores(method: Method) -> bool:
+    return not isinstance(method, GradientMethod) or method.self_scores
 
 
 def _normalized(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray, positions_K: np.ndarray) -> np.ndarray:
@@ -70,6 +76,7 @@ def _normalized(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray, posit
         dots_K = rows_KD[:, columns].astype(np.float64) @ query.vector_D[columns]
         norm = query.factors_C[c] * np.sqrt(query.self_C[c])
         norms_K = norm * np.sqrt(index.self_scores_NC[positions_K, c].astype(np.float64))
+        norms_K *= index.row_factors_NC[positions_K, c]
         cosines_K += np.divide(dots_K, norms_K, out=np.zeros_like(dots_K), where=norms_K > 0)
         offset += features.width
     return cosines_K / len(index.features)
@@ -78,12 +85,19 @@ def _normalized(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray, posit
 def _with_tokens(index: OpenIndex, ask: Ask, query: QueryVector, hits: list[Hit], rows_KD: np.ndarray) -> list[Hit]:
     """Shares along the query's positions, its output tokens, and each hit's own positions.
 
-    Of a contrast, the shares are those of the completion asked about, not of its contrast.
+    Of a set, those of every member in order, each with its weight in the mean. Of a contrast, those of the completion
+    asked about, not of its contrast.
     """
-    assert ask.question is not None
-    encoded = ask.question.sequences[0]
-    along_query_KT = explain.query_position_shares(index, encoded, query, rows_KD)
-    by_token_KT = explain.token_scores(index, encoded, query, rows_KD)
+    question = ask.question
+    assert question is not None
+    along_query, by_token = [], []
+    for s in question.explained:
+        encoded, weight = question.sequences[s], question.weights[s]
+        shares_KT = explain.query_position_shares(index, encoded, query, rows_KD, odds=question.odds)
+        tokens_KT = explain.token_scores(index, encoded, query, rows_KD, odds=question.odds)
+        along_query.append(weight * shares_KT)
+        by_token.append(weight * tokens_KT)
+    along_query_KT, by_token_KT = np.concatenate(along_query, 1), np.concatenate(by_token, 1)
     described = [
         replace(hit, position_shares=tuple(positions_T.tolist()), query_token_scores=tuple(tokens_T.tolist()))
         for hit, positions_T, tokens_T in zip(hits, along_query_KT, by_token_KT, strict=True)
@@ -97,6 +111,5 @@ def _with_train_tokens(index: OpenIndex, query: QueryVector, hits: list[Hit]) ->
     hits = [replace(hit, train_tokens=tuple(encoder.token_texts(r))) for hit, r in zip(hits, rows, strict=True)]
     if index.features[0].unit_norm:
         return hits  # a cosine is not a sum over the row's positions
-    weights = [float(index.weights_N[hit.position]) for hit in hits]
-    shares = explain.train_position_shares(index, rows, weights, query)
+    shares = explain.train_position_shares(index, rows, np.array([hit.position for hit in hits]), query)
     return [replace(hit, train_position_shares=tuple(s.tolist())) for hit, s in zip(hits, shares, strict=True)]

@@ -23,9 +23,10 @@ from engine.answer import attribute
 from engine.build import build_index
 from engine.config import IndexConfig, ModelConfig, fingerprint
 from engine.dataset import open_dataset
-from engine.errors import EngineError, QueueFull, ShuttingDown
+from engine.errors import EngineError, InvalidOption, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
 from engine.manifest import MANIFEST_FILE
+from engine.methods import GradientMethod, RowMethod, get_method
 from engine.methods.specs import method_specs
 from engine.model import LoadedModel, load_model
 from engine.opened import OpenIndex
@@ -133,13 +134,19 @@ class Lane:
         return future
 
     def self_influence(
-        self, dataset_dir: Path, index_dir: Path, order: Literal["desc", "asc"], limit: int
+        self, dataset_dir: Path, index_dir: Path, order: Literal["desc", "asc"], limit: int, start: int = 0
     ) -> list[SelfInfluence]:
-        """Rows by their score on themselves: Σ_c √s_c(z) in an ensemble, s(z) for one checkpoint; files only."""
-        scores_NC = IndexStore.open(index_dir).self_scores().astype(np.float64)
+        """Rows by their score on themselves: Σ_c √s_c(z) in an ensemble, s(z) for one checkpoint; files only.
+
+        start: how many of the order to pass over. Raises InvalidOption for a method without self-scores.
+        """
+        store = IndexStore.open(index_dir)
+        require_self_scores(store.manifest.method)
+        scores_NC = store.self_scores().astype(np.float64)
         scores_N = scores_NC[:, 0] if scores_NC.shape[1] == 1 else np.sqrt(scores_NC).sum(1)
         dataset = open_dataset(dataset_dir)
-        ranked = np.lexsort((np.arange(len(scores_N)), -scores_N if order == "desc" else scores_N))[:limit]
+        ranked = np.lexsort((np.arange(len(scores_N)), -scores_N if order == "desc" else scores_N))
+        ranked = ranked[start : start + limit]
         return [SelfInfluence(int(p), dataset[int(p)].id, float(scores_N[p])) for p in ranked]
 
     def status(self) -> dict[str, Any]:
@@ -280,6 +287,18 @@ def _resolve_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_self_scores(name: str) -> None:
+    """Raises InvalidOption: of this method an index holds no row's score on itself."""
+    method = get_method(name)
+    if isinstance(method, RowMethod):
+        cause = f"{name} compares a row's text with a query's, so a row has no score on itself."
+    elif isinstance(method, GradientMethod) and not method.self_scores:
+        cause = f"{name} solves for one query at a time, so its index holds no row's score on itself."
+    else:
+        return
+    raise InvalidOption(cause, remedy="Ask an index of another method: ekfac, kfac, graddot or loss.")
 
 
 def _stamp(index_dir: Path) -> tuple[int, int]:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from engine import modules
 from engine.config import ModelConfig, Recipe, fingerprint
 from engine.modules import TrackedModule
+from engine.probe import split_reached
+from engine.quantized import needs_single_rows, parameter_count
 from engine.text import TextEncoder
 from engine.types import Coverage, ModelInfo
 from engine.weights import directory_fingerprint
@@ -27,11 +29,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 @dataclass(frozen=True)
 class State:
-    """One checkpoint: the names it goes by, its content hash and its trained tensors (parameter name → tensor)."""
+    """One checkpoint: its names, content hash, trained tensors (parameter name → tensor) and directory."""
 
     labels: tuple[str, ...]
     fingerprint: str
     tensors: dict[str, Tensor]
+    path: Path
 
     @property
     def label(self) -> str:
@@ -65,19 +68,24 @@ class LoadedModel:
         self.context_length = _context_length(module)
         self.recipe = config.recipe or Recipe()
         self.use(len(states) - 1)
-        seen = self._probe_inputs()
-        found, self._unreached = modules.reached(modules.find_tracked(module, lora=lora, patterns=None), seen)
-        self.tracked_all = modules.with_input_groups(found, seen)
+        found = modules.find_tracked(module, lora=lora, patterns=None)
+        reached, self._unreached, seen = split_reached(module, found, device)
+        self.tracked_all = modules.with_input_groups(reached, seen.identities())
 
     @property
     def dtype(self) -> torch.dtype:
         return DTYPES[self.config.dtype]
 
     @property
+    def single_rows(self) -> bool:
+        """Whether a row must be alone in its batch for its numbers to be its own."""
+        return needs_single_rows(self.module)
+
+    @property
     def pad_id(self) -> int:
         """Any valid id serves: pads sit behind every target and are masked out of every sum."""
         pad = self.tokenizer.pad_token_id
-        return pad if pad is not None and pad < self.module.get_input_embeddings().num_embeddings else 0  # type: ignore[operator]
+        return pad if pad is not None and pad < self.module.get_input_embeddings().weight.shape[0] else 0  # type: ignore[operator]
 
     @property
     def hidden_size(self) -> int:
@@ -112,9 +120,9 @@ class LoadedModel:
     def coverage(self, tracked: tuple[TrackedModule, ...]) -> Coverage:
         return modules.coverage(self.module, tracked, lora=self.lora, unreached=self._unreached)
 
-    def use(self, index: int) -> None:
-        """Copy checkpoint `index` (negative: from the end) into the resident module."""
-        self._load(self.states[index])
+    def use(self, state: int | State) -> None:
+        """Copy a checkpoint (its number, negative: from the end; or a state that fits) into the resident module."""
+        self._load(self.states[state] if isinstance(state, int) else state)
 
     @contextmanager
     def base_weights(self) -> Iterator[None]:
@@ -132,17 +140,20 @@ class LoadedModel:
         encoder = self.encoder()
         states = [state.fingerprint for state in self.states]
         return {
-            "model": fingerprint(directory_fingerprint(Path(self.config.base)), states, self.config.dtype),
+            "model": fingerprint(directory_fingerprint(Path(self.config.base)), states, *self._precision()),
             "tokenizer": encoder.fingerprint_tokenizer,
             "template": fingerprint(encoder.fingerprint_template, self.recipe.reduction, self.recipe.steps),
         }
+
+    def _precision(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.config.dtype, self.config.quantization)))
 
     def info(self) -> ModelInfo:
         tracked = self.tracked(None)
         coverage = self.coverage(tracked)
         return ModelInfo(
             fingerprint=fingerprint(self.fingerprints()),
-            parameters=sum(p.numel() for p in self.module.parameters()),
+            parameters=parameter_count(self.module),
             trained_parameters=coverage.trained_parameters,
             trained_modules=len(tracked),
             checkpoints=len(self.states),
@@ -159,31 +170,6 @@ class LoadedModel:
         for name, tensor in state.tensors.items():
             parameters[name].copy_(tensor, non_blocking=True)
         self._current = state
-
-    @torch.no_grad()
-    def _probe_inputs(self) -> dict[str, tuple[object, ...]]:
-        """Which modules read the same tensor, seen in one forward of four tokens."""
-        seen: dict[str, tuple[object, ...]] = {}
-        alive: list[Tensor] = []  # a freed tensor's address could be given to the next one
-
-        def remember(path: str) -> Any:
-            def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                alive.append(inputs[0])
-                seen[path] = modules.input_identity(inputs[0])
-
-            return hook
-
-        tracked = modules.find_tracked(self.module, lora=self.lora, patterns=None)
-        handles = [
-            self.module.get_submodule(module.path).register_forward_pre_hook(remember(module.path))
-            for module in tracked
-        ]
-        try:
-            self.module(input_ids=torch.zeros(1, 4, dtype=torch.long, device=self.device), use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return seen
 
 
 def _text_config(module: nn.Module) -> Any:

@@ -1,6 +1,7 @@
 """manifest.json: what an index is made of, readable without the database.
 
-Dimensions: N rows, C checkpoints, D numbers a row (all blocks, one after another).
+Dimensions: N rows, C checkpoints, D numbers a row (all blocks, one after another), K numbers a row on the disk:
+D, or fewer where a learned sketch follows (engine/compression.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ MANIFEST_FILE = "manifest.json"
 CALIBRATED_MAXIMUM = 256.0  # float16 reaches 65,504: rows outside the calibration sample may be 255 times larger
 SCALE_EXPONENT = 100  # scales lie between 2^-100 and 2^100: they and their inverses are float32 numbers
 
-StoredType = Literal["float16", "float32"]
+StoredType = Literal["int8", "float16", "float32"]
+NUMBER_BYTES: dict[str, int] = {"int8": 1, "float16": 2, "float32": 4}
+ROW_SCALE_BYTES = 4  # of int8: every row has a scale of its own
 State = Literal["building", "ready"]
 
 
@@ -59,6 +62,11 @@ def lay_out(modules: Iterable[tuple[str, int, int]], checkpoints: int) -> tuple[
     return tuple(blocks)
 
 
+def row_bytes(numbers: int, dtype: str) -> int:
+    """What a row's stored numbers take, with their scale. Self-scores, norm and length come on top (12 + 4 C)."""
+    return numbers * NUMBER_BYTES[dtype] + (ROW_SCALE_BYTES if dtype == "int8" else 0)
+
+
 def block_scale(largest: float) -> float:
     """The fixed scale for a block whose largest |value| in a calibration sample is `largest`.
 
@@ -68,6 +76,15 @@ def block_scale(largest: float) -> float:
         return 1.0
     exponent = math.floor(math.log2(CALIBRATED_MAXIMUM) - math.log2(largest))
     return 2.0 ** max(-SCALE_EXPONENT, min(SCALE_EXPONENT, exponent))
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The learned sketch that the disk holds instead of the blocks. width: K. rows: its basis was fitted to so many."""
+
+    width: int
+    rows: int
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -107,12 +124,15 @@ class Manifest:
     state: State = "building"
     revision: str = ""
     schema_version: int = SCHEMA_VERSION
+    compression: Compression | None = None
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not self.checkpoints or not self.blocks:
             raise ValueError("an index needs at least one row, one checkpoint and one block")
-        if self.dtype not in ("float16", "float32"):
-            raise ValueError(f"dtype is {self.dtype!r}: choose float16 or float32")
+        if self.dtype not in NUMBER_BYTES:
+            raise ValueError(f"dtype is {self.dtype!r}: choose float16, float32 or int8")
+        if self.compression and not 1 <= self.compression.width <= self.dims:
+            raise ValueError(f"a sketch of {self.compression.width} numbers learned from {self.dims}")
         if int(self.plan.get("shard_rows", 0)) < 1:
             raise ValueError("plan['shard_rows'] must be 1 or more")
         self._check_blocks()
@@ -136,6 +156,11 @@ class Manifest:
         return self.blocks[-1].stop
 
     @property
+    def width(self) -> int:
+        """K"""
+        return self.compression.width if self.compression else self.dims
+
+    @property
     def shard_rows(self) -> int:
         return int(self.plan["shard_rows"])
 
@@ -151,7 +176,9 @@ class Manifest:
         return start, min(start + self.shard_rows, self.rows)
 
     def scales(self) -> np.ndarray:
-        """float32 [D]: what each stored number was multiplied by."""
+        """float32 [K]: what each stored number was multiplied by (in int8 each row by its own scale, too)."""
+        if self.compression:
+            return np.full(self.compression.width, self.compression.scale, np.float32)
         return np.repeat(np.array([b.scale for b in self.blocks], np.float32), [b.rows * b.cols for b in self.blocks])
 
     def checkpoint_columns(self) -> list[slice]:
@@ -162,6 +189,10 @@ class Manifest:
         return [slice(offsets[first], offsets[last]) for first, last in pairwise(edges)]
 
     def with_scales(self, scales: Sequence[float]) -> Manifest:
+        """One scale a block, or the one of the learned sketch."""
+        if self.compression:
+            (scale,) = scales
+            return dataclasses.replace(self, compression=dataclasses.replace(self.compression, scale=float(scale)))
         blocks = tuple(dataclasses.replace(b, scale=float(s)) for b, s in zip(self.blocks, scales, strict=True))
         return dataclasses.replace(self, blocks=blocks)
 
@@ -170,6 +201,8 @@ class Manifest:
         facts: dict[str, Any] = {"method": self.method, "rows": self.rows, "dtype": self.dtype}
         facts["checkpoints"] = list(self.checkpoints)
         facts["blocks"] = [dataclasses.astuple(b)[:-1] for b in self.blocks]
+        if self.compression:
+            facts["compression"] = dataclasses.astuple(self.compression)[:-1]
         for group, values in (("fingerprints", self.fingerprints), ("plan", self.plan), ("options", self.options)):
             facts |= {f"{group}.{key}": value for key, value in values.items()}
         return json.loads(json.dumps(facts))
@@ -195,10 +228,14 @@ class Manifest:
     def computed_revision(self) -> str:
         """The name of these exact contents: the same rows, model and plan always give the same one."""
         shards = [(s.name, s.start, s.stop, s.checksums) for s in self.shards]
-        return fingerprint(self.schema_version, self.method, self.fingerprints, self.blocks, self.curvature, shards)
+        parts = (self.schema_version, self.method, self.fingerprints, self.blocks, self.curvature, shards)
+        return fingerprint(*parts, self.compression) if self.compression else fingerprint(*parts)
 
     def to_json(self) -> str:
-        return json.dumps({"dims": self.dims} | dataclasses.asdict(self), indent=1) + "\n"
+        values = {"dims": self.dims} | dataclasses.asdict(self)
+        if self.compression is None:
+            del values["compression"]
+        return json.dumps(values, indent=1) + "\n"
 
 
 def parse_manifest(text: str) -> Manifest:
@@ -223,6 +260,8 @@ def _from_values(values: dict[str, Any]) -> Manifest:
     dims = values.pop("dims")
     values["blocks"] = tuple(Block(**block) for block in values["blocks"])
     values["shards"] = tuple(ShardRecord(**shard) for shard in values["shards"])
+    if values.get("compression") is not None:
+        values["compression"] = Compression(**values["compression"])
     for name in ("checkpoints", "serves", "warnings"):
         values[name] = tuple(values[name])
     manifest = Manifest(**values)

@@ -5,7 +5,7 @@ Shapes: Q queries, S sequences of all queries, D numbers of a checkpoint, C chec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from engine.capture import Outcome, forward
+from engine.ensemble import checkpoint_rates, ensemble_factors
 from engine.explain import QueryVector
 from engine.features import GradientFeatures, check_finite
 from engine.opened import OpenIndex
 from engine.question import Question
 from engine.rows import Batch
+from engine.solved import SolvedFeatures
 from engine.text import Encoded
 
 
 @dataclass(frozen=True)
 class Measured:
-    """f under the tuned model, f under the base (None = no base known), mean probability of the targets."""
+    """f under the tuned model, f under the base (None = no base known), mean probability of the explained targets."""
 
     value: float
     base_value: float | None
@@ -37,46 +39,64 @@ class _Sequences:
     def __init__(self, index: OpenIndex, questions: Sequence[Question]) -> None:
         self.index = index
         self.encoded: list[Encoded] = [s for question in questions for s in question.sequences]
-        self.signs = [sign for question in questions for sign in question.signs]
+        self.weights = [weight for question in questions for weight in question.weights]
         self.owner = [i for i, question in enumerate(questions) for _ in question.sequences]
-        self.log_prob_S = np.zeros(len(self.encoded))
+        self.odds = [question.odds for question in questions for _ in question.sequences]
+        self.value_S = np.zeros(len(self.encoded))
         self.probability_S = np.zeros(len(self.encoded))
         self.queries = len(questions)
 
     @cached_property
-    def batches(self) -> list[Batch]:
-        """Padded once; every checkpoint and the base read the same."""
-        ones = [1.0] * len(self.encoded)
-        return list(self.index.batcher.batches(self.encoded, ones, [-1] * len(self.encoded)))
+    def batches(self) -> list[tuple[Batch, bool]]:
+        """Padded once; every checkpoint and the base read the same. Log-odds (True) and log-probabilities apart."""
+        return [(batch, odds) for odds in (False, True) for batch in self._batches(odds)]
 
-    def record(self, batch: Batch, outcome: Outcome) -> None:
+    def _batches(self, odds: bool) -> Iterator[Batch]:
+        slots = [s for s, wanted in enumerate(self.odds) if wanted == odds]
+        chosen = [self.encoded[s] for s in slots]
+        for batch in self.index.batcher.batches(chosen, [1.0] * len(slots), [-1] * len(slots)):
+            yield Batch(tuple(slots[i] for i in batch.slots), batch.padded)
+
+    def record(self, batch: Batch, outcome: Outcome, odds: bool) -> None:
+        """odds: what is recorded; a method may have the outcome's own sum be of the log-odds in any case."""
         slots = list(batch.slots)
         weights_BC = batch.padded.weights_BT[:, outcome.columns_C]
         mean_B = (outcome.target_log_prob_BC.exp() * weights_BC).sum(1) / weights_BC.sum(1)
-        self.log_prob_S[slots] = outcome.log_prob_B.double().cpu().numpy()
+        value_B = outcome.log_prob_B if odds else (outcome.target_log_prob_BC * weights_BC).sum(1)
+        self.value_S[slots] = value_B.double().cpu().numpy()
         self.probability_S[slots] = mean_B.double().cpu().numpy()
 
-    def signed_sum(self, values_S: np.ndarray) -> np.ndarray:
+    def weighted_sum(self, values_S: np.ndarray) -> np.ndarray:
         """[S, …] → [Q, …]"""
         sums = np.zeros((self.queries, *values_S.shape[1:]), np.float64)
-        for owner, sign, value in zip(self.owner, self.signs, values_S, strict=True):
-            sums[owner] += sign * value
+        for owner, weight, value in zip(self.owner, self.weights, values_S, strict=True):
+            sums[owner] += weight * value
         return sums
+
+    def mean_probabilities(self) -> np.ndarray:
+        """[Q]: mean over what is explained; contrasts do not count."""
+        sums, counts = np.zeros(self.queries), np.zeros(self.queries)
+        for owner, weight, value in zip(self.owner, self.weights, self.probability_S, strict=True):
+            sums[owner] += value * (weight > 0)
+            counts[owner] += weight > 0
+        return sums / counts
 
 
 def measure_with_gradients(index: OpenIndex, questions: Sequence[Question]) -> tuple[list[QueryVector], list[Measured]]:
     """One forward and one activation-only backward a checkpoint; the tuned model's forward also gives f."""
     sequences = _Sequences(index, questions)
     vectors, selves, factors = [], [], []
-    for features in index.features:
-        gradients_QD = sequences.signed_sum(_gradients(index, sequences, features))
-        self_Q = np.square(gradients_QD).sum(1)
+    combine = index.plan.method.combine  # type: ignore[attr-defined]
+    rates_C = checkpoint_rates(index.store, len(index.features))
+    for features, rate in zip(index.features, rates_C, strict=True):
+        gradients_QD, self_Q = _query_vectors(index, sequences, features)
         check_finite(torch.from_numpy(self_Q), (-1,) * len(self_Q))
-        factor_Q = ensemble_factors(self_Q, len(index.features), unit_norm=features.unit_norm)
+        count, unit_norm = len(index.features), features.unit_norm
+        factor_Q = ensemble_factors(self_Q, count, unit_norm=unit_norm, combine=combine, rate=rate)
         vectors.append(gradients_QD * factor_Q[:, None])
         selves.append(self_Q)
         factors.append(factor_Q)
-    if index.features[-1].state != len(index.model.states) - 1:
+    if index.features[-1].state is not index.model.states[-1]:
         measure_tuned(index, sequences)
     queries = [
         QueryVector(vector_D, factor_C, self_C)
@@ -93,53 +113,65 @@ def measure_only(index: OpenIndex, questions: Sequence[Question]) -> list[Measur
     return _measured(index, sequences)
 
 
-def ensemble_factors(self_Q: np.ndarray, checkpoints: int, *, unit_norm: bool) -> np.ndarray:
-    """What a checkpoint's query gradient is multiplied by (DESIGN §4, p = 0): 1 for a single checkpoint,
-    1/√s_c(q) in an ensemble, 1/(C·√s_c(q)) where a mean of cosines is meant; 0 for a zero gradient."""
-    if checkpoints == 1 and not unit_norm:
-        return np.ones_like(self_Q)
-    roots_Q = np.sqrt(self_Q)
-    count = checkpoints if unit_norm else 1
-    return np.divide(1.0, roots_Q * count, out=np.zeros_like(roots_Q), where=roots_Q > 0)
+def _query_vectors(
+    index: OpenIndex, sequences: _Sequences, features: GradientFeatures
+) -> tuple[np.ndarray, np.ndarray]:
+    """(float64 [Q, D], self-scores [Q]) of one checkpoint, before the ensemble's factor."""
+    if isinstance(features, SolvedFeatures):
+        return _solved(index, sequences, features)
+    gradients_QD = sequences.weighted_sum(_gradients(index, sequences, features))
+    return gradients_QD, np.square(gradients_QD).sum(1)
+
+
+def _solved(index: OpenIndex, sequences: _Sequences, features: SolvedFeatures) -> tuple[np.ndarray, np.ndarray]:
+    """Added up first, solved then: one solve a query, however many sequences it has."""
+    sums_QD = torch.zeros(sequences.queries, features.exact_width, device=index.model.device)
+    for batch, odds in sequences.batches:
+        gradients_BD, outcome = features.gradients(index.capture, batch.padded, odds=odds)
+        sums_QD = sums_QD.to(gradients_BD.dtype)
+        for slot, gradient_D in zip(batch.slots, gradients_BD, strict=True):
+            sums_QD[sequences.owner[slot]] += sequences.weights[slot] * gradient_D
+        sequences.record(batch, outcome, odds)
+    check_finite(sums_QD.square().sum(1), (-1,) * len(sums_QD))  # before an iteration makes more of it
+    vectors_QP, self_Q = features.solve(sums_QD)
+    return vectors_QP.double().cpu().numpy(), self_Q.double().cpu().numpy()
 
 
 def _gradients(index: OpenIndex, sequences: _Sequences, features: GradientFeatures) -> np.ndarray:
     gradients_SD = np.zeros((len(sequences.encoded), features.width))
-    for batch in sequences.batches:
-        vectors = features.compute(index.capture, batch.padded)
+    for batch, odds in sequences.batches:
+        vectors = features.query(index.capture, batch.padded, odds=odds)
         gradients_SD[list(batch.slots)] = vectors.vectors_BD.double().cpu().numpy()
-        sequences.record(batch, vectors.outcome)
+        sequences.record(batch, vectors.outcome, odds)
     return gradients_SD
 
 
 @torch.no_grad()
 def measure_tuned(index: OpenIndex, sequences: _Sequences) -> None:
     index.model.use(-1)
-    for batch in sequences.batches:
-        sequences.record(batch, forward(index.model, batch.padded))
+    for batch, odds in sequences.batches:
+        sequences.record(batch, forward(index.model, batch.padded, odds=odds), odds)
 
 
 @torch.no_grad()
-def _base_log_probs(index: OpenIndex, sequences: _Sequences) -> np.ndarray | None:
+def _base_values(index: OpenIndex, sequences: _Sequences) -> np.ndarray | None:
     """f before fine-tuning, per sequence: one forward."""
     if not index.model.has_base:
         return None
-    log_prob_S = np.zeros(len(sequences.encoded))
+    value_S = np.zeros(len(sequences.encoded))
     with index.model.base_weights():
-        for batch in sequences.batches:
-            log_prob_B: Tensor = forward(index.model, batch.padded).log_prob_B
-            log_prob_S[list(batch.slots)] = log_prob_B.double().cpu().numpy()
-    return log_prob_S
+        for batch, odds in sequences.batches:
+            value_B: Tensor = forward(index.model, batch.padded, odds=odds).log_prob_B
+            value_S[list(batch.slots)] = value_B.double().cpu().numpy()
+    return value_S
 
 
 def _measured(index: OpenIndex, sequences: _Sequences) -> list[Measured]:
-    tuned_Q = sequences.signed_sum(sequences.log_prob_S)
-    base_S = _base_log_probs(index, sequences)
-    base_Q = None if base_S is None else sequences.signed_sum(base_S)
-    first = {owner: slot for slot, owner in reversed(list(enumerate(sequences.owner)))}
+    tuned_Q = sequences.weighted_sum(sequences.value_S)
+    base_S = _base_values(index, sequences)
+    base_Q = None if base_S is None else sequences.weighted_sum(base_S)
+    probability_Q = sequences.mean_probabilities()
     return [
-        Measured(
-            float(tuned_Q[q]), None if base_Q is None else float(base_Q[q]), float(sequences.probability_S[first[q]])
-        )
+        Measured(float(tuned_Q[q]), None if base_Q is None else float(base_Q[q]), float(probability_Q[q]))
         for q in range(sequences.queries)
     ]

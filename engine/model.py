@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from engine import modules
+from engine import modules, quantized
 from engine.config import ModelConfig
 from engine.errors import AdapterBaseMismatch, InvalidOption, NotAModel, UnsupportedModel
 from engine.loaded import DTYPES, LoadedModel, State
-from engine.weights import check_directory, directory_fingerprint, is_adapter, read_config
+from engine.peft_adapters import check_adapter_configs
+from engine.weights import check_directory, directory_fingerprint, is_adapter, nested_adapters
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -32,15 +33,17 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Loade
     """Load from local directories. Raises the ModelError that says what is wrong and what to do."""
     base, adapters, dense = _directories(config)
     device = _usable(device)
+    quantized.check(config, base, [adapter.path for adapter in adapters], device)
     if adapters:
-        module, states, notes = _load_lora(config, base, adapters)
+        module, states, notes = _load_lora(config, base, adapters, device)
         base_state = None
     else:
-        module = _load_dense(base, config)
-        base_state, states = _dense_states(module, base, dense, config)
+        module = _load_dense(base, config, device)
+        base_state, states = _dense_states(module, base, dense, config, device)
         notes: tuple[str, ...] = ()
     modules.freeze(module)
     module.to(device)
+    notes += nested_adapters(config)
     if config.recipe is None:
         notes += ("recipe unknown: gradients are token sums, as if every token had weight 1 in the training loss",)
     return LoadedModel(
@@ -109,9 +112,7 @@ def _distinct(paths: list[Path]) -> list[_Source]:
     return list(found.values())
 
 
-def _load_dense(path: Path, config: ModelConfig) -> nn.Module:
-    if config.quantization is not None:
-        raise UnsupportedModel("Quantised bases are not supported yet.", remedy="Leave `quantization` out.")
+def _load_dense(path: Path, config: ModelConfig, device: torch.device) -> nn.Module:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -120,6 +121,8 @@ def _load_dense(path: Path, config: ModelConfig) -> nn.Module:
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            **({"experts_implementation": "eager"} if config.dtype == "float64" else {}),  # grouped_mm has no float64
+            **quantized.arguments(config, path, device),
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise NotAModel(f"{path} cannot be loaded as a causal language model: {_first_line(error)}") from None
@@ -127,35 +130,37 @@ def _load_dense(path: Path, config: ModelConfig) -> nn.Module:
     missing = sorted(report["missing_keys"])
     if missing:
         raise NotAModel(f"{path} lacks weights: {missing[0]} and {len(missing) - 1} more.")
+    quantized.settle(module)
     return module
 
 
 def _dense_states(
-    module: nn.Module, base: Path, checkpoints: list[_Source], config: ModelConfig
+    module: nn.Module, base: Path, checkpoints: list[_Source], config: ModelConfig, device: torch.device
 ) -> tuple[State | None, list[State]]:
     """Without checkpoints the base is itself the fine-tuned model, and nothing is known of what came before."""
-    loaded = State(("base",), directory_fingerprint(base), dict(module.named_parameters()))
+    loaded = State(("base",), directory_fingerprint(base), dict(module.named_parameters()), base)
     if not checkpoints:
         return None, [loaded]
-    snapshot = State(("base",), loaded.fingerprint, {name: p.detach().clone() for name, p in loaded.tensors.items()})
+    before = {name: parameter.detach().clone() for name, parameter in loaded.tensors.items()}
+    snapshot = State(("base",), loaded.fingerprint, before, base)
     states = []
     for source in checkpoints:
-        tensors = dict(_load_dense(source.path, config).named_parameters())
+        tensors = dict(_load_dense(source.path, config, device).named_parameters())
         if {n: p.shape for n, p in tensors.items()} != {n: p.shape for n, p in snapshot.tensors.items()}:
             raise UnsupportedModel(
                 f"Checkpoint {source.path} is not a fine-tune of {base}: its parameters differ in name or shape."
             )
         detached = {name: parameter.detach() for name, parameter in tensors.items()}
-        states.append(State(source.labels, directory_fingerprint(source.path), detached))
+        states.append(State(source.labels, directory_fingerprint(source.path), detached, source.path))
     return snapshot, states
 
 
 def _load_lora(
-    config: ModelConfig, base: Path, adapters: list[_Source]
+    config: ModelConfig, base: Path, adapters: list[_Source], device: torch.device
 ) -> tuple[nn.Module, list[State], tuple[str, ...]]:
     last = adapters[-1].path
-    _check_adapter_configs([adapter.path for adapter in adapters])
-    module = _load_dense(base, config)
+    check_adapter_configs([adapter.path for adapter in adapters])
+    module = _load_dense(base, config, device)
     try:
         peft = PeftModel.from_pretrained(module, str(last), is_trainable=False, autocast_adapter_dtype=False)
     except SafetensorError as error:
@@ -163,23 +168,6 @@ def _load_lora(
     except (ValueError, RuntimeError, KeyError) as error:
         raise AdapterBaseMismatch(f"{last} does not fit {base}: {_first_line(error)}") from None
     return peft, [_adapter_state(peft, adapter, config) for adapter in adapters], _base_name_warning(base, last)
-
-
-def _check_adapter_configs(adapters: list[Path]) -> None:
-    kept = ("peft_type", "r", "lora_alpha", "target_modules", "use_dora", "use_rslora", "bias", "modules_to_save")
-    configs = [read_config(path, "adapter_config.json") for path in adapters]
-    for path, config in zip(adapters, configs, strict=True):
-        if config.get("peft_type") != "LORA":
-            raise UnsupportedModel(f"{path} is a {config.get('peft_type')} adapter; LoRA adapters are supported.")
-        if config.get("bias", "none") != "none":
-            raise UnsupportedModel(f"{path} also trained biases (bias={config['bias']!r}), which is not supported yet.")
-        different = [key for key in kept if _comparable(config.get(key)) != _comparable(configs[-1].get(key))]
-        if different:
-            raise UnsupportedModel(f"Checkpoints differ in {different[0]}: {path} and {adapters[-1]}.")
-
-
-def _comparable(value: object) -> object:
-    return sorted(value) if isinstance(value, list) else value
 
 
 def _adapter_state(peft: PeftModel, source: _Source, config: ModelConfig) -> State:
@@ -205,7 +193,7 @@ def _adapter_state(peft: PeftModel, source: _Source, config: ModelConfig) -> Sta
     for name, parameter in peft.named_parameters():
         if modules.is_adapter_part(name):
             parameter.data = parameter.data.to(dtype)
-    return State(source.labels, directory_fingerprint(path), tensors)
+    return State(source.labels, directory_fingerprint(path), tensors, path)
 
 
 def _base_name_warning(base: Path, adapter: Path) -> tuple[str, ...]:
@@ -216,7 +204,7 @@ def _base_name_warning(base: Path, adapter: Path) -> tuple[str, ...]:
 
 
 def _on_device(state: State, device: torch.device) -> State:
-    return State(state.labels, state.fingerprint, {name: t.to(device) for name, t in state.tensors.items()})
+    return replace(state, tensors={name: tensor.to(device) for name, tensor in state.tensors.items()})
 
 
 def _load_tokenizer(config: ModelConfig, base: Path) -> Any:

@@ -1,24 +1,30 @@
 """Which modules are tracked, which are not and why, and which of them read the same input.
 
-LoRA: `lora_A` and `lora_B` are the modules. Dense: every Linear and Conv1D in the blocks (DESIGN §4).
+LoRA: `lora_A` and `lora_B` are the modules, DoRA's magnitudes too, and the linear ones of `modules_to_save`.
+Dense: every Linear and Conv1D in the blocks (DESIGN §4).
+
+Shapes: B examples, T positions, I/O a module's input/output width.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+from peft.tuners.lora.dora import DoraLinearLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from engine.errors import InvalidOption, UnsupportedModel
 from engine.types import Coverage, Untracked
 
-Kind = Literal["linear", "conv1d"]
+Kind = Literal["linear", "conv1d", "magnitude"]
 
-_NOT_BY_ROW = "its input is not [batch, position, width] (a routed expert): rows cannot be told apart"
+# What PEFT trains: the adapter named `default`. Another one that is active too is held fixed.
+_ADAPTER_PART = re.compile(r"\.(lora_\w+|modules_to_save|trainable_tokens_delta)\.default(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class TrackedModule:
     """One module y = W a. inputs: I, the appended 1 of a trained bias included. outputs: O.
 
     name: stable across processes, without PEFT's wrapping. group: the input group (shared a, R, A).
+    A `magnitude` m of DoRA scales unit outputs u: y = m∘u, so its gradient Σ_t δ_t∘u_t is that of a module whose only
+    input is a constant 1 (I = 1) and whose output gradient is δ∘u.
     """
 
     name: str
@@ -40,14 +48,22 @@ class TrackedModule:
     def parameters(self) -> int:
         return self.inputs * self.outputs
 
+    def lay_out(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[O, I], as gradients are laid out, of tensors shaped like the module's weight and bias."""
+        if self.kind == "magnitude":
+            return weight.reshape(-1, 1)
+        weight_OI = weight.T if self.kind == "conv1d" else weight
+        return weight_OI if bias is None else torch.cat([weight_OI, bias.unsqueeze(1)], dim=1)
+
 
 def find_tracked(model: nn.Module, *, lora: bool, patterns: Sequence[str] | None) -> tuple[TrackedModule, ...]:
     """All trackable modules (or those that match one of `patterns`), in the model's own order, still ungrouped."""
     blocks = None if lora else largest_module_list(model)
+    tied = tied_parameters(model)
     found = [
         tracked
         for path, module in model.named_modules()
-        if (tracked := _as_tracked(path, module, lora=lora, blocks=blocks)) is not None
+        if f"{path}.weight" not in tied and (tracked := _as_tracked(path, module, lora=lora, blocks=blocks)) is not None
     ]
     if patterns is not None:
         found = [tracked for tracked in found if any(re.search(pattern, tracked.name) for pattern in patterns)]
@@ -72,23 +88,35 @@ def _as_tracked(path: str, module: nn.Module, *, lora: bool, blocks: str | None)
 
 
 def linear_shape(module: nn.Module) -> tuple[Kind, int, int] | None:
-    """(kind, I, O) of a plain Linear or Conv1D. Subclasses may compute something else: they are not trusted."""
+    """(kind, I, O) of a plain Linear, Conv1D or DoRA magnitude. Subclasses may compute something else: they are not
+    trusted.
+    """
     if type(module) is nn.Linear:
         return "linear", module.in_features, module.out_features
     if type(module) is Conv1D:
         return "conv1d", module.weight.shape[0], module.weight.shape[1]
+    if type(module) is DoraLinearLayer:
+        return "magnitude", 1, module.weight.shape[0]
     return None
+
+
+def tied_parameters(model: nn.Module) -> dict[str, str]:
+    """Parameter name → another name of the very same parameter, for those that have several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: next(o for o in same if o != name) for same in names.values() if len(same) > 1 for name in same}
 
 
 def is_adapter_part(path: str) -> bool:
     """Whether a module or parameter belongs to what PEFT trains."""
-    return "lora_" in path or ".modules_to_save." in path
+    return _ADAPTER_PART.search(path) is not None
 
 
 def clean_name(path: str) -> str:
     """`base_model.model.layers.0.q_proj.lora_A.default` → `layers.0.q_proj.lora_A`."""
     name = path.removeprefix("base_model.model.")
-    return re.sub(r"\.(lora_\w+|modules_to_save)\.default(?=\.|$)", r".\1", name)
+    return _ADAPTER_PART.sub(r".\1", name)
 
 
 def largest_module_list(model: nn.Module) -> str:
@@ -113,7 +141,8 @@ def with_input_groups(
     first: dict[tuple[object, ...], str] = {}
     grouped = []
     for module in tracked:
-        key = (*inputs_seen.get(module.path, (module.path,)), module.bias)
+        seen = () if module.kind == "magnitude" else inputs_seen.get(module.path, ())  # a magnitude reads only a 1
+        key = (*(seen or (module.path,)), module.bias)
         grouped.append(replace(module, group=first.setdefault(key, module.name)))
     return tuple(grouped)
 
@@ -123,29 +152,12 @@ def input_identity(a: Tensor) -> tuple[object, ...]:
     return a.data_ptr(), tuple(a.shape), a.stride(), a.dtype
 
 
-def reached(
-    found: Iterable[TrackedModule], inputs_seen: dict[str, tuple[object, ...]]
-) -> tuple[tuple[TrackedModule, ...], frozenset[str]]:
-    """(modules that saw [batch, position, width], paths of the others): routed experts see tokens of many
-    examples mixed, or none at all, so their rows' gradients cannot be told apart."""
-    kept, dropped = [], set()
-    for module in found:
-        shape = inputs_seen[module.path][1] if module.path in inputs_seen else ()
-        if len(shape) == 3:  # type: ignore[arg-type]
-            kept.append(module)
-        else:
-            dropped.add(module.path)
-    if not kept:
-        raise UnsupportedModel("No module of the model reads [batch, position, width]; none can be tracked.")
-    return tuple(kept), frozenset(dropped)
-
-
 def coverage(
-    model: nn.Module, tracked: Iterable[TrackedModule], *, lora: bool, unreached: frozenset[str] = frozenset()
+    model: nn.Module, tracked: Iterable[TrackedModule], *, lora: bool, unreached: Mapping[str, str] | None = None
 ) -> Coverage:
     """Share of the trained parameters whose gradient is attributed; every other trained parameter is named.
 
-    unreached: paths of modules that no forward pass feeds row by row (see `reached`).
+    unreached: path → why, of modules whose rows' gradients cannot be had (engine/probe.py).
     """
     trained = {name: p for name, p in model.named_parameters() if not lora or is_adapter_part(name)}
     covered = {f"{module.path}.weight" for module in tracked} | {
@@ -158,22 +170,39 @@ def coverage(
             missed[path] = missed.get(path, 0) + parameter.numel()
     total = sum(parameter.numel() for parameter in trained.values())
     lost = sum(missed.values())
-    modules = dict(model.named_modules())
-    untracked = tuple(
-        Untracked(clean_name(path), count, _NOT_BY_ROW if path in unreached else _why_untracked(modules.get(path)))
-        for path, count in sorted(missed.items())
-    )
+    reasons = _Reasons(model, unreached or {})
+    untracked = tuple(Untracked(clean_name(path), count, reasons.of(path)) for path, count in sorted(missed.items()))
     return Coverage(total - lost, total, (total - lost) / total if total else 0.0, untracked)
 
 
-def _why_untracked(module: nn.Module | None) -> str:
-    if module is None or isinstance(module, (nn.ParameterDict, nn.ParameterList)):
-        return "a bare parameter, not a Linear or Conv1D module"
-    if linear_shape(module) is not None:
-        return "outside the transformer blocks, or left out by the option `modules`"
+class _Reasons:
+    """Why a module's parameters are not attributed."""
+
+    def __init__(self, model: nn.Module, unreached: Mapping[str, str]) -> None:
+        self._modules = dict(model.named_modules())
+        self._tied = tied_parameters(model)
+        self._unreached = unreached
+
+    def of(self, path: str) -> str:
+        if path in self._unreached:
+            return self._unreached[path]
+        module = self._modules.get(path)
+        if module is None or isinstance(module, (nn.ParameterDict, nn.ParameterList)):
+            return "a bare parameter, not a Linear or Conv1D module"
+        if linear_shape(module) is not None and (other := self._tied.get(f"{path}.weight")):
+            return f"its weight is also {clean_name(other)}: δaᵀ would be a part of its gradient"
+        if linear_shape(module) is not None:
+            return "outside the transformer blocks, or left out by the option `modules`"
+        return _of_kind(module)
+
+
+def _of_kind(module: nn.Module) -> str:
+    kind = type(module).__name__
     if isinstance(module, nn.Linear):
-        return f"{type(module).__name__} replaces Linear's forward: its gradient is not δaᵀ"
-    return f"{type(module).__name__} is not a Linear or Conv1D module"
+        return f"{kind} replaces Linear's forward: its gradient is not δaᵀ"
+    if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
+        return f"{kind} holds fused experts (a parameter of three dimensions), not Linear or Conv1D modules"
+    return f"{kind} is not a Linear or Conv1D module"
 
 
 def freeze(model: nn.Module) -> None:

@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from engine.build import ROWS_TENSORS, checkpoint_features, index_fingerprints
+from engine.build import ROWS_TENSORS, checkpoint_features, index_states
 from engine.capture import GradientCapture
+from engine.causal.replicas import LABEL
 from engine.config import IndexConfig, IndexOptions
 from engine.dataset import Dataset, example_text
+from engine.draft import index_fingerprints
+from engine.ensemble import row_factors
 from engine.errors import FingerprintMismatch
-from engine.features import GradientFeatures, RepresentationFeatures
+from engine.features import GradientFeatures
 from engine.lexical import Corpus
 from engine.methods import GradientMethod, RepresentationMethod
 from engine.model import LoadedModel
 from engine.plan import Plan, make_plan
+from engine.representation import RepresentationFeatures, open_representation
 from engine.rows import Batcher
+from engine.solved import with_solvers
 from engine.store import IndexStore
 
 
@@ -54,16 +59,17 @@ class OpenIndex:
     def _gradient_features(self) -> list[GradientFeatures]:
         if not isinstance(self.plan.method, GradientMethod):
             return []
-        return [
-            checkpoint_features(self.model, self.plan, self.store, number)
-            for number in range(len(self.plan.checkpoint_indices))
+        states = index_states(self.model, self.plan, self.store)
+        plain = [
+            checkpoint_features(self.model, self.plan, self.store, number, state) for number, state in enumerate(states)
         ]
+        return with_solvers(self, plain)
 
     @cached_property
     def representation(self) -> RepresentationFeatures | None:
         if not isinstance(self.plan.method, RepresentationMethod):
             return None
-        return RepresentationFeatures(self.model, self.plan.method_options)
+        return open_representation(self.model, self.plan.method, self.plan.method_options, self.store)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -83,6 +89,17 @@ class OpenIndex:
         return self.store.lengths()
 
     @cached_property
+    def row_factors_NC(self) -> np.ndarray:
+        """float64 [N, C]: what each checkpoint's row was multiplied by after its self-score was taken."""
+        power = 0.0 if self.features and self.features[0].unit_norm else self.power
+        return row_factors(self.self_scores_NC.astype(np.float64), power)
+
+    @property
+    def power(self) -> float:
+        """p of the ensemble (engine/ensemble.py)."""
+        return getattr(self.plan.method_options, "ensemble_power", 0.0)
+
+    @cached_property
     def self_scores_NC(self) -> np.ndarray:
         return self.store.self_scores()
 
@@ -95,12 +112,13 @@ def plan_of(store: IndexStore, model: LoadedModel) -> Plan:
     if shared.get("modules") is not None:
         shared["modules"] = tuple(shared["modules"])
     labels = {label for state in model.states for label in state.labels}
-    missing = [label for label in manifest.checkpoints if label not in labels]
+    own = tuple(label for label in manifest.checkpoints if not label.startswith(LABEL))
+    missing = [label for label in own if label not in labels]
     if missing:
         raise FingerprintMismatch(f"The index was built on checkpoint {missing[0]!r}, which this model does not have.")
     config = IndexConfig(
         method=manifest.method,
-        checkpoints=manifest.checkpoints,
+        checkpoints=own,
         options=IndexOptions(**shared),
         method_options={key: value for key, value in manifest.options.items() if key not in known},
     )

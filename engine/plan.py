@@ -5,45 +5,66 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.causal.replicas import replica_training
 from engine.config import IndexConfig, IndexOptions, fingerprint
 from engine.curvature import get_metric
 from engine.errors import InvalidOption
+from engine.manifest import row_bytes
 from engine.methods import GradientMethod, Method, RepresentationMethod, RowMethod, all_methods, get_method
 from engine.model import LoadedModel
 from engine.modules import TrackedModule
 from engine.sketch import Projection
+from engine.widths import Widths, choose_widths
 
-_WIDTHS = (256, 128, 64, 32, 16, 8)
 _SHARD_BYTES = 128 << 20
 _EXACT_GRADIENT_BYTES = 256 << 20
 _CURVATURE_ROWS = 2048  # docs/decisions.md 12: fewer change the ranking of weakly related rows
-_LAYOUT_ONLY = ("shard_rows", "token_budget", "exact_limit_mb")  # they change how rows are cut up, not what they are
+# they change how rows are cut up, not what they are; or what they decide is told by another
+_LAYOUT_ONLY = ("shard_rows", "token_budget", "exact_limit_mb", "bytes_per_row", "allow_partial")
+_OF_LEARNED = ("sketch", "learned_dim", "sketch_rows")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """dims: numbers a row takes over all checkpoints. checkpoint_indices: into the model's states."""
+    """dims: numbers a row takes over all checkpoints. checkpoint_indices: into the model's states; behind them come the
+    checkpoints `replica_epochs` of every replica.
+    """
 
     method: Method
     method_options: Any
     options: IndexOptions
     tracked: tuple[TrackedModule, ...]
     checkpoint_indices: tuple[int, ...]
-    projection_width: int | None
-    dims: int
+    replica_epochs: tuple[int, ...]
+    widths: Widths
     rows: int
     shard_rows: int
     curvature_rows: int
     max_batch_rows: int | None
 
+    @property
+    def projection_width(self) -> int | None:
+        return self.widths.projection
+
+    @property
+    def dims(self) -> int:
+        return self.widths.dims
+
     def projection(self, checkpoint: int) -> Projection:
         return Projection(self.projection_width, self.options.seed, checkpoint)
 
     @property
+    def vectors(self) -> int:
+        """Checkpoints a row has a vector of, the replicas' counted in."""
+        return len(self.checkpoint_indices) + self.options.replicas * len(self.replica_epochs)
+
+    @property
     def sketched(self) -> bool:
-        """Whether some side of some module is really projected."""
+        """Whether some side of some module is really projected, or a learned sketch follows."""
         exact = Projection(None, 0, 0)
-        return any(self.projection(0).shape(m) != exact.shape(m) for m in self.tracked)
+        return self.widths.learned is not None or any(
+            self.projection(0).shape(m) != exact.shape(m) for m in self.tracked
+        )
 
     @property
     def serves(self) -> tuple[str, ...]:
@@ -54,13 +75,18 @@ class Plan:
     def fingerprint(self) -> str:
         """Of everything that decides what a stored number means."""
         modules = [(m.name, m.outputs, m.inputs, m.group) for m in self.tracked]
-        resolved = {key: value for key, value in self.as_options().items() if key not in _LAYOUT_ONLY}
+        silent = _LAYOUT_ONLY if self.widths.learned else (*_LAYOUT_ONLY, *_OF_LEARNED)
+        resolved = {key: value for key, value in self.as_options().items() if key not in silent}
         return fingerprint(self.method.name, modules, self.checkpoint_indices, resolved)
 
     def as_options(self) -> dict[str, Any]:
         """The options as they were resolved, for the manifest and the API."""
         shared = asdict(self.options) | {
             "projection_dim": self.projection_width or 0,
+            "sketch": "learned" if self.widths.learned else "random" if self.projection_width else "none",
+            "bytes_per_row": row_bytes(self.widths.stored, self.options.dtype),
+            "learned_dim": self.widths.learned,
+            "sketch_rows": self.widths.sketch_rows,
             "shard_rows": self.shard_rows,
             "curvature_rows": self.curvature_rows,
         }
@@ -73,23 +99,37 @@ def make_plan(model: LoadedModel, rows: int, config: IndexConfig) -> Plan:
     options = config.options
     states = select_checkpoints(model, config) if isinstance(method, GradientMethod) else (len(model.states) - 1,)
     tracked = model.tracked(options.modules) if isinstance(method, GradientMethod) else ()
-    width = _projection_width(options, tracked, rows * len(states)) if tracked else None
-    dims = len(states) * _dims(tracked, width)
+    epochs = _replica_epochs(model, method, rows, options, len(states))
+    count = len(states) + options.replicas * len(epochs)
+    widths = choose_widths(options, tracked, count, rows) if tracked else Widths(None, 0)
     if isinstance(method, RepresentationMethod):
-        dims = model.hidden_size
+        widths = Widths(None, method.parts * model.hidden_size)
     return Plan(
         method=method,
         method_options=method.parse(config.method_options),
         options=options,
         tracked=tracked,
         checkpoint_indices=states,
-        projection_width=width,
-        dims=dims,
+        replica_epochs=epochs,
+        widths=widths,
         rows=rows,
-        shard_rows=options.shard_rows or _shard_rows(dims),
+        shard_rows=options.shard_rows or _shard_rows(widths.stored),
         curvature_rows=min(rows, options.curvature_rows or _CURVATURE_ROWS),
-        max_batch_rows=_max_batch_rows(method, tracked),
+        max_batch_rows=1 if model.single_rows else _max_batch_rows(method, tracked),
     )
+
+
+def _replica_epochs(model: LoadedModel, method: Method, rows: int, options: IndexOptions, own: int) -> tuple[int, ...]:
+    """All epochs where the model's own run has several checkpoints in the index, else the last."""
+    if not options.replicas:
+        return ()
+    if options.replicas < 0 or not isinstance(method, GradientMethod):
+        cause = f"replicas is {options.replicas}" if options.replicas < 0 else f"{method.name} reads no gradients"
+        raise InvalidOption(f"No replicas can be made: {cause}.", pointer="/options/replicas")
+    if model.config.quantization is not None:
+        raise InvalidOption("Replicas are trained on a base in full precision.", pointer="/options/replicas")
+    last = replica_training(model, rows).epochs
+    return tuple(range(1, last + 1)) if own > 1 else (last,)
 
 
 def resolve_method(name: str, model: LoadedModel) -> str:
@@ -109,30 +149,16 @@ def select_checkpoints(model: LoadedModel, config: IndexConfig) -> tuple[int, ..
     return tuple(sorted({labels[label] for label in config.checkpoints}))
 
 
-def _projection_width(options: IndexOptions, tracked: tuple[TrackedModule, ...], vectors: int) -> int | None:
-    """None = exact. `auto` keeps gradients exact while the index fits, else takes the widest sketch that does."""
-    if options.projection_dim != "auto":
-        return options.projection_dim or None
-    budget = options.exact_limit_mb << 20
-    number = 2 if options.dtype == "float16" else 4
-    for width in (None, *_WIDTHS):
-        if vectors * _dims(tracked, width) * number <= budget:
-            return width
-    return _WIDTHS[-1]
-
-
-def _dims(tracked: tuple[TrackedModule, ...], width: int | None) -> int:
-    shapes = (Projection(width, 0, 0).shape(module) for module in tracked)
-    return sum(rows * cols for rows, cols in shapes)
-
-
 def _shard_rows(dims: int) -> int:
     return max(64, min(8192, _SHARD_BYTES // max(4 * dims, 1)))
 
 
 def _max_batch_rows(method: Method, tracked: tuple[TrackedModule, ...]) -> int | None:
-    """EK-FAC forms one module's exact gradients of a whole batch at a time: bound that memory."""
-    if not isinstance(method, GradientMethod) or not get_metric(method.metric).needs_eigen:
+    """EK-FAC, and what works on Adam's state, form a module's exact gradients of a whole batch: bound that memory."""
+    if not isinstance(method, GradientMethod):
+        return None
+    metric = get_metric(method.metric)
+    if not (metric.needs_eigen or metric.needs_moments):
         return None
     largest = max(module.parameters for module in tracked)
     return max(1, _EXACT_GRADIENT_BYTES // (4 * largest))

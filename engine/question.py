@@ -1,4 +1,4 @@
-"""From a query to token sequences: generation where it was asked for, span, contrast.
+"""From a query to token sequences: generation where it was asked for, span, contrast, sets.
 
 Shapes: T positions.
 """
@@ -10,57 +10,104 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from engine.errors import ContextOverflow, InvalidQuery
+from engine.errors import ContextOverflow, InputError, InvalidQuery
 from engine.model import LoadedModel
 from engine.text import Encoded, TextEncoder
-from engine.types import Generate, Message, Query, Token
+from engine.types import Generate, Member, Message, Query, Token
 
 _COLDEST = 1e-3  # below it sampling is greedy but for overflow: logits are divided by the temperature
 
 
 @dataclass(frozen=True)
 class Question:
-    """A query ready for the model: one sequence, or two of opposite sign for a contrast."""
+    """A query ready for the model: f = Σ_s weights[s] · (log-probability or log-odds of sequence s).
 
-    prompt: str
-    completion: str
+    A completion has weight 1/M in a set of M members (1 alone), its contrast the same with the opposite sign.
+    members: prompt and completion of each; tokens: of the completions' sequences (`explained`), one after the other.
+    """
+
+    members: tuple[Member, ...]
     sequences: tuple[Encoded, ...]
+    weights: tuple[float, ...]
     tokens: tuple[Token, ...]
+    odds: bool = False
 
     @property
-    def signs(self) -> tuple[float, ...]:
-        return (1.0, -1.0)[: len(self.sequences)]
+    def prompt(self) -> str:
+        return self.members[0].prompt
+
+    @property
+    def completion(self) -> str:
+        return self.members[0].completion
+
+    @property
+    def explained(self) -> tuple[int, ...]:
+        """The sequences that are asked about: all but the contrasts."""
+        return tuple(s for s, weight in enumerate(self.weights) if weight > 0)
+
+    @property
+    def contrastive(self) -> bool:
+        return len(self.explained) < len(self.sequences)
 
     @property
     def kind(self) -> str:
-        return "contrastive_log_prob" if len(self.sequences) == 2 else "log_prob"
+        plain = "log_odds" if self.odds else "log_prob"
+        contrast = "contrastive_" if self.contrastive else ""
+        return f"{'mean_' if len(self.members) > 1 else ''}{contrast}{plain}"
 
     @property
     def targets(self) -> int:
-        return sum(self.sequences[0].targets)
+        return sum(sum(self.sequences[s].targets) for s in self.explained)
 
     @property
     def text(self) -> str:
         """What lexical methods read."""
-        return f"{self.prompt}\n{self.completion}"
+        return "\n".join(f"{member.prompt}\n{member.completion}" for member in self.members)
 
 
 def prepare(model: LoadedModel, max_length: int | None, query: Query) -> Question:
     """Raises InvalidQuery, EmptyCompletion, ContextOverflow, NoLossToken; nothing is truncated."""
+    odds = query.measurement == "log_odds"
+    if not query.members:
+        return replace(_prepare_one(model, max_length, query), odds=odds)
+    if any((query.prompt, query.messages, query.completion, query.generate, query.contrast, query.span)):
+        raise InvalidQuery("A set of queries takes nothing beside its members.", pointer="/queries")
+    parts = [_member(model, max_length, number, member) for number, member in enumerate(query.members)]
+    return Question(
+        members=tuple(part.members[0] for part in parts),
+        sequences=tuple(sequence for part in parts for sequence in part.sequences),
+        weights=tuple(weight / len(parts) for part in parts for weight in part.weights),
+        tokens=tuple(replace(token, member=number) for number, part in enumerate(parts) for token in part.tokens),
+        odds=odds,
+    )
+
+
+def _member(model: LoadedModel, max_length: int | None, number: int, member: Query) -> Question:
+    if member.members:
+        raise InvalidQuery("A member of a set cannot be a set.", pointer=f"/queries/{number}")
+    try:
+        return _prepare_one(model, max_length, member)
+    except InputError as error:
+        error.pointer = f"/queries/{number}{error.pointer or ''}"
+        raise
+
+
+def _prepare_one(model: LoadedModel, max_length: int | None, query: Query) -> Question:
     encoder = model.encoder(max_length)
     query, ends = _with_completion(model, encoder, query)
     assert query.completion is not None
     first = encoder.encode_query(
         prompt=query.prompt, messages=query.messages, completion=query.completion, span=query.span, eos=ends
     )
-    sequences = (first,)
+    sequences, weights = (first,), (1.0,)
     if query.contrast is not None:
         if query.contrast == query.completion:
             raise InvalidQuery("The contrast equals the completion: their difference is zero.", pointer="/contrast")
         other = encoder.encode_query(prompt=query.prompt, messages=query.messages, completion=query.contrast, eos=ends)
-        sequences = (first, other)
+        sequences, weights = (first, other), (1.0, -1.0)
     prompt = encoder.prompt_text(prompt=query.prompt, messages=query.messages)
-    return Question(prompt, query.completion, sequences, encoder.tokens(first, prompt, query.completion))
+    tokens = encoder.tokens(first, prompt, query.completion)
+    return Question((Member(prompt, query.completion),), sequences, weights, tokens)
 
 
 def _with_completion(model: LoadedModel, encoder: TextEncoder, query: Query) -> tuple[Query, bool | None]:

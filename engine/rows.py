@@ -44,16 +44,20 @@ class EncodedRows:
 
 
 def encode_rows(
-    model: LoadedModel, dataset: Dataset, max_length: int | None, tick: Callable[[int], None]
+    model: LoadedModel, dataset: Dataset, max_length: int | None, tick: Callable[[int], None], *, alone: bool = False
 ) -> EncodedRows:
-    """Raises NoLossToken naming the row. `tick(done)` is called every few hundred rows."""
+    """Raises NoLossToken naming the row. `tick(done)` is called every few hundred rows.
+
+    alone: every row weighs what it would in a batch of its own, whatever the recipe.
+    """
     encoder = model.encoder(max_length)
     rows: list[Encoded] = []
     for position, example in enumerate(dataset):
         rows.append(encoder.encode(example))
         if position % 256 == 0:
             tick(position)
-    weights = example_weights(rows, model.recipe.reduction, model.recipe.steps)
+    reduction = "example_mean" if alone else model.recipe.reduction
+    weights = example_weights(rows, reduction, model.recipe.steps)
     return EncodedRows(tuple(rows), tuple(weights))
 
 

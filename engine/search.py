@@ -5,12 +5,16 @@ The order of an answer is therefore decided anew: every row that rounding could 
 first k is scored again from its stored numbers in float64, one fixed summation for each row, and
 sorted by (−score, position). Identical rows then have identical scores wherever they lie.
 
-Dimensions: Q queries, N rows, C checkpoints, D numbers a row, K rows returned, M candidates.
+Of a learned sketch the stored numbers are those of the sketch: the query is projected by the same basis first.
+
+Dimensions: Q queries, N rows, C checkpoints, D numbers a row, W stored numbers a row (D, or fewer of a learned
+sketch), K rows returned, M candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,38 +34,65 @@ def score_all(store: IndexStore, query_QD: np.ndarray, *, checkpoints: Collectio
     (None = all). Each query is searched alone, so its scores do not depend on who else asks.
     Raises NonFiniteGradient for a NaN or infinity in a query, CorruptIndex.
     """
-    stored_QD = np.stack([_in_stored_units(store, query_D, checkpoints) for query_D in query_QD])
+    stored_QW = np.stack([_in_stored_units(store, query_D, checkpoints) for query_D in query_QD])
     scores_QN = np.empty((len(query_QD), store.manifest.rows), np.float32)
     for shard in store.shards():
-        for query_D, scores_N in zip(stored_QD, scores_QN, strict=True):
-            scores_N[shard.record.start : shard.record.stop] = _score_shard(shard, query_D.astype(np.float32))
+        for query_W, scores_N in zip(stored_QW, scores_QN, strict=True):
+            scores_N[shard.record.start : shard.record.stop] = _score_shard(shard, query_W.astype(np.float32))
     return scores_QN
 
 
 def _in_stored_units(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] | None) -> np.ndarray:
-    """float64 [D]: the query divided by the block scales, zero in the checkpoints that do not count."""
+    """float64 [W]: the query, zero in the checkpoints that do not count, as what is stored is to be multiplied by."""
     manifest = store.manifest
     if query_D.shape != (manifest.dims,):
         raise ValueError(f"the query has shape {query_D.shape}, the index {manifest.dims} numbers a row")
-    with np.errstate(over="ignore"):
-        stored_D = query_D.astype(np.float64) / manifest.scales()
-        if not np.isfinite(stored_D.astype(np.float32)).all():
-            raise NonFiniteGradient("NaN or infinity in the query's gradient.")
+    counted_D = query_D.astype(np.float64)
     for block in manifest.blocks:
         if checkpoints is not None and block.checkpoint not in checkpoints:
-            stored_D[block.offset : block.stop] = 0
-    return stored_D
+            counted_D[block.offset : block.stop] = 0
+    with np.errstate(over="ignore"):
+        projected_W = counted_D if store.basis is None else store.basis.project(counted_D)
+        stored_W = projected_W / manifest.scales()
+        if not (np.isfinite(stored_W.astype(np.float32)).all() and np.isfinite(query_D).all()):
+            raise NonFiniteGradient("NaN or infinity in the query's gradient.")
+    return stored_W
 
 
-def _score_shard(shard: Shard, query_D: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class _Part:
+    """A summand of an exact score: the row's stored numbers in `columns` times query_W. norm: query_W's, unscaled."""
+
+    columns: slice
+    query_W: np.ndarray
+    norm: float
+
+
+def _parts(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] | None, each: bool) -> list[_Part]:
+    """The whole score, or with `each` one part a checkpoint: its own columns, or of a learned sketch, which mixes the
+    checkpoints, all columns and that checkpoint's query."""
+    scales_W = store.manifest.scales()
+    stored_W = _in_stored_units(store, query_D, checkpoints)
+    if not each:
+        return [_Part(slice(None), stored_W, float(np.linalg.norm(stored_W * scales_W)))]
+    if store.basis is None:
+        columns_C = store.manifest.checkpoint_columns()
+        return [_Part(c, stored_W[c], float(np.linalg.norm((stored_W * scales_W)[c]))) for c in columns_C]
+    counted = range(len(store.manifest.checkpoints))
+    singles = [[c] if checkpoints is None or c in checkpoints else [] for c in counted]
+    stored_CW = [_in_stored_units(store, query_D, single) for single in singles]
+    return [_Part(slice(None), query_W, float(np.linalg.norm(query_W * scales_W))) for query_W in stored_CW]
+
+
+def _score_shard(shard: Shard, query_W: np.ndarray) -> np.ndarray:
     """float32 [N] of one shard. Asking FAISS for all rows costs a heap, and is still twice as fast as
     decoding float16 and multiplying (ratios: python -m benchmarks.search)."""
-    found_1N, offsets_1N = shard.index.search(query_D[None], shard.index.ntotal)
+    found_1N, offsets_1N = shard.index.search(query_W[None], shard.index.ntotal)
     if (offsets_1N < 0).any() or not np.isfinite(found_1N).all():
         raise NonFiniteGradient(f"A score overflows float32 in shard {shard.record.name}.")
     scores_N = np.empty(shard.index.ntotal, np.float32)
     scores_N[offsets_1N[0]] = found_1N[0]
-    return scores_N
+    return scores_N if shard.row_scales_N is None else scores_N * shard.row_scales_N
 
 
 def top_k(
@@ -82,11 +113,11 @@ def top_k(
     largest=False ranks the lowest scores first. allowed_N: which rows may be ranked (bool).
     checkpoints: as in `score_all`.
     """
-    stored_D = _in_stored_units(store, query_D, checkpoints)
-    margins_N = _rounding_margins(store, stored_D, weights_NC)
+    parts = _parts(store, query_D, checkpoints, each=weights_NC is not None)
+    margins_N = _rounding_margins(store, parts, weights_NC)
     sign = 1.0 if largest else -1.0
     candidates_M = _candidates(sign * scores_N.astype(np.float64), margins_N, k, allowed_N)
-    exact_M = _score_exactly(store, stored_D, candidates_M, margins_N, weights_NC)
+    exact_M = _score_exactly(store, parts, candidates_M, margins_N, weights_NC)
     order_K = np.lexsort((candidates_M, -sign * exact_M))[: max(k, 0)]
     return candidates_M[order_K], exact_M[order_K]
 
@@ -102,14 +133,12 @@ def rank(
     return positions_M[order_K], exact_N[positions_M[order_K]]
 
 
-def _rounding_margins(store: IndexStore, stored_D: np.ndarray, weights_NC: np.ndarray | None) -> np.ndarray:
+def _rounding_margins(store: IndexStore, parts: list[_Part], weights_NC: np.ndarray | None) -> np.ndarray:
     """float64 [N]: how far a FAISS score may lie from the exact one; 0 only where both are exactly 0."""
-    query_D = stored_D * store.manifest.scales()
-    norms_N = ROUNDING * np.sqrt(len(stored_D)) * store.norms()
+    norms_N = ROUNDING * np.sqrt(store.manifest.width) * store.norms()
     if weights_NC is None:
-        return float(np.linalg.norm(query_D)) * norms_N
-    query_norms_C = [np.linalg.norm(query_D[columns]) for columns in store.manifest.checkpoint_columns()]
-    return np.abs(weights_NC) @ np.array(query_norms_C) * norms_N
+        return parts[0].norm * norms_N
+    return np.abs(weights_NC) @ np.array([part.norm for part in parts]) * norms_N
 
 
 def _candidates(signed_N: np.ndarray, margins_N: np.ndarray, k: int, allowed_N: np.ndarray | None) -> np.ndarray:
@@ -126,21 +155,19 @@ def _candidates(signed_N: np.ndarray, margins_N: np.ndarray, k: int, allowed_N: 
 
 def _score_exactly(
     store: IndexStore,
-    stored_D: np.ndarray,
+    parts: list[_Part],
     candidates_M: np.ndarray,
     margins_N: np.ndarray,
     weights_NC: np.ndarray | None,
 ) -> np.ndarray:
     """float64 [M]: a function of the query, each row's stored numbers and its weights, and of nothing else."""
     exact_M = np.zeros(len(candidates_M))
-    columns_C = [slice(None)] if weights_NC is None else store.manifest.checkpoint_columns()
     nonzero = np.flatnonzero(margins_N[candidates_M])
-    step = chunk_rows(len(stored_D))
+    step = chunk_rows(store.manifest.width)
     for start in range(0, len(nonzero), step):
         chosen = nonzero[start : start + step]
-        for i, row_D in zip(chosen, store.stored(candidates_M[chosen]), strict=True):
+        for i, row_W in zip(chosen, store.stored(candidates_M[chosen]), strict=True):
             # One row at a time: numpy's order of summation depends on the array's shape.
-            product_D = row_D * stored_D
-            sums_C = [np.add.reduce(product_D[columns]) for columns in columns_C]
+            sums_C = [np.add.reduce(row_W[part.columns] * part.query_W) for part in parts]
             exact_M[i] = sums_C[0] if weights_NC is None else sum(weights_NC[candidates_M[i]] * sums_C)
     return exact_M

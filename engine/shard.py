@@ -1,6 +1,9 @@
 """One shard: a FAISS file with the stored numbers of rows [start, stop), and a small file with their norms.
 
-Dimensions: N rows of the shard, C checkpoints, D numbers a row, K rows asked for. Stored = value × scale.
+Dimensions: N rows of the shard, C checkpoints, D stored numbers a row, K rows asked for. Stored = value × scale.
+
+int8: FAISS holds whole numbers from −127 to 127, and what they stand for is number × the row's own scale, which is
+beside the norms. One scale for all rows would spend most of its 255 steps on the largest row.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ SHARD_FOLDER = "shards"
 FLOAT16_MAXIMUM = float(np.finfo(np.float16).max)
 CHUNK_NUMBERS = 1 << 22  # rows are encoded and decoded in pieces of about 16 MB
 FAISS_WRITE_BYTES = 1 << 20
+LEVELS = 127
 
 
 def shard_files(name: str) -> tuple[str, str]:
@@ -37,6 +41,7 @@ class Shard:
     """An opened shard. `index` is a memory-mapped flat FAISS index (the library has no types).
 
     self_scores_NC float32; norms_N float64, the length of each row as stored, scales undone; lengths_N int32.
+    row_scales_N: float32, of int8; None = the index holds the stored numbers themselves.
     """
 
     record: ShardRecord
@@ -44,27 +49,48 @@ class Shard:
     self_scores_NC: np.ndarray
     norms_N: np.ndarray
     lengths_N: np.ndarray
+    row_scales_N: np.ndarray | None = None
 
     def stored(self, offsets_K: np.ndarray) -> np.ndarray:
         """float32 [K, D]: the exact stored numbers of these rows, counted from the shard's start."""
-        return self.index.reconstruct_batch(offsets_K)
+        numbers_KD = self.index.reconstruct_batch(offsets_K)
+        return numbers_KD if self.row_scales_N is None else numbers_KD * self.row_scales_N[offsets_K, None]
 
 
-def encode(vectors_ND: np.ndarray, manifest: Manifest, first_row: int) -> Any:
-    """A flat FAISS index of the scaled rows. Raises NonFiniteGradient naming the row and module."""
-    index: Any
-    if manifest.dtype == "float16":
-        index = faiss.IndexScalarQuantizer(manifest.dims, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    else:
-        index = faiss.IndexFlatIP(manifest.dims)
+def encode(vectors_ND: np.ndarray, manifest: Manifest, first_row: int) -> tuple[Any, np.ndarray | None]:
+    """A flat FAISS index of the scaled rows, and int8's row scales. Raises NonFiniteGradient (row and module)."""
+    index = empty_index(manifest.width, manifest.dtype)
+    row_scales_N = np.ones(len(vectors_ND), np.float32) if manifest.dtype == "int8" else None
     scale_D = manifest.scales()
-    step = chunk_rows(manifest.dims)
+    step = chunk_rows(manifest.width)
     for start in range(0, len(vectors_ND), step):
         with np.errstate(over="ignore", invalid="ignore"):
             scaled_KD = vectors_ND[start : start + step].astype(np.float32) * scale_D
         _require_storable(scaled_KD, manifest, first_row + start)
+        if row_scales_N is not None:
+            scales_K = row_scales_N[start : start + step] = row_scales(scaled_KD)
+            scaled_KD = np.rint(scaled_KD / scales_K[:, None])
         index.add(scaled_KD)
+    return index, row_scales_N
+
+
+def empty_index(width: int, dtype: str) -> Any:
+    if dtype == "float32":
+        return faiss.IndexFlatIP(width)
+    kind = faiss.ScalarQuantizer.QT_fp16 if dtype == "float16" else faiss.ScalarQuantizer.QT_8bit_uniform
+    index: Any = faiss.IndexScalarQuantizer(width, kind, faiss.METRIC_INNER_PRODUCT)
+    if dtype == "int8":
+        # (lowest, range): code c stands for lowest + (c + ½)/255 · range, here c − 127: whole numbers come back exactly
+        faiss.copy_array_to_vector(np.array([-LEVELS - 0.5, 2 * LEVELS + 1], np.float32), index.sq.trained)
+        index.is_trained = True
     return index
+
+
+def row_scales(scaled_KD: np.ndarray) -> np.ndarray:
+    """float32 [K]: each row's largest number becomes ±127; 1 for a row of zeros."""
+    largest_K = np.abs(scaled_KD).max(axis=1)
+    scales_K = np.maximum(largest_K / np.float32(LEVELS), np.finfo(np.float32).tiny)
+    return np.where(largest_K > 0, scales_K, np.float32(1)).astype(np.float32)
 
 
 def _require_storable(scaled_KD: np.ndarray, manifest: Manifest, first_row: int) -> None:
@@ -74,7 +100,9 @@ def _require_storable(scaled_KD: np.ndarray, manifest: Manifest, first_row: int)
     if fine_KD.all():
         return
     row, column = (int(i) for i in np.argwhere(~fine_KD)[0])
-    module = next(block.module for block in manifest.blocks if column < block.stop)
+    module = "learned sketch"
+    if manifest.compression is None:
+        module = next(block.module for block in manifest.blocks if column < block.stop)
     where = f"row {first_row + row}, module {module!r}"
     context = {"position": first_row + row, "module": module}
     if np.isfinite(scaled_KD[row, column]):
@@ -86,7 +114,7 @@ def _require_storable(scaled_KD: np.ndarray, manifest: Manifest, first_row: int)
     raise NonFiniteGradient(f"NaN or infinity in a gradient: {where}.", **context)
 
 
-def row_norms(index: Any, scale_D: np.ndarray) -> np.ndarray:
+def row_norms(index: Any, scale_D: np.ndarray, row_scales_N: np.ndarray | None) -> np.ndarray:
     """float64 [N]: Euclidean length of each row as stored, scales undone."""
     norms_N = np.empty(index.ntotal, np.float64)
     step = chunk_rows(index.d)
@@ -94,7 +122,7 @@ def row_norms(index: Any, scale_D: np.ndarray) -> np.ndarray:
         count = min(step, index.ntotal - start)
         rows_KD = index.reconstruct_n(start, count).astype(np.float64) / scale_D
         norms_N[start : start + count] = np.sqrt(np.square(rows_KD).sum(axis=1))
-    return norms_N
+    return norms_N if row_scales_N is None else norms_N * row_scales_N
 
 
 def write_sketches(path: Path, index: Any) -> Written:
@@ -104,17 +132,25 @@ def write_sketches(path: Path, index: Any) -> Written:
     return write_durably(path, lambda sink: faiss.write_index(index, writer(sink.write, FAISS_WRITE_BYTES)))
 
 
-def write_norms(path: Path, self_scores_NC: np.ndarray, norms_N: np.ndarray, lengths_N: np.ndarray) -> Written:
+def write_norms(
+    path: Path,
+    self_scores_NC: np.ndarray,
+    norms_N: np.ndarray,
+    lengths_N: np.ndarray,
+    row_scales_N: np.ndarray | None,
+) -> Written:
     """Raises StorageFull."""
     tensors = {
         "self_scores": np.ascontiguousarray(self_scores_NC, np.float32),
         "norms": np.ascontiguousarray(norms_N, np.float64),
         "lengths": np.ascontiguousarray(lengths_N, np.int32),
     }
+    if row_scales_N is not None:
+        tensors["row_scales"] = np.ascontiguousarray(row_scales_N, np.float32)
     return write_durably(path, lambda sink: sink.write(save(tensors)))
 
 
-def open_shard(root: Path, record: ShardRecord, dims: int) -> Shard:
+def open_shard(root: Path, record: ShardRecord, manifest: Manifest) -> Shard:
     """Check the checksums and map the sketches into memory. Raises CorruptIndex naming the file."""
     check_files(root, record.checksums, shard=record.name)
     sketches, norms = shard_files(record.name)
@@ -122,10 +158,20 @@ def open_shard(root: Path, record: ShardRecord, dims: int) -> Shard:
         index = faiss.read_index(str(root / sketches), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise damaged(sketches, "FAISS cannot read it", shard=record.name) from error
-    if (index.ntotal, index.d) != (record.stop - record.start, dims):
+    if (index.ntotal, index.d) != (record.stop - record.start, manifest.width):
         raise damaged(sketches, f"it holds {index.ntotal} rows of {index.d} numbers", shard=record.name)
+    if _code(index) != _code(empty_index(manifest.width, manifest.dtype)):
+        raise damaged(sketches, f"its numbers are not {manifest.dtype}", shard=record.name)
     tensors = load_file(root / norms)
-    return Shard(record, index, tensors["self_scores"], tensors["norms"], tensors["lengths"])
+    scales_N = tensors["row_scales"] if manifest.dtype == "int8" else None
+    return Shard(record, index, tensors["self_scores"], tensors["norms"], tensors["lengths"], scales_N)
+
+
+def _code(index: Any) -> tuple[object, ...]:
+    """How an index's bytes are to be read: numbers of another kind, or on another scale, would pass as garbage."""
+    if not isinstance(index, faiss.IndexScalarQuantizer):
+        return (type(index),)
+    return type(index), index.sq.qtype, tuple(faiss.vector_to_array(index.sq.trained).tolist())
 
 
 def check_files(root: Path, checksums: dict[str, str], **context: Any) -> None:

@@ -4,9 +4,11 @@
     shards/00000.faiss                    the sketches of rows [0, shard_rows), memory-mapped when read
     shards/00000.norms.safetensors        their self-scores, norms and token counts
     curvature/<name>.safetensors          what the metric was fitted to
+    curvature/basis.safetensors           a learned sketch's basis (engine/compression.py)
 
 A file counts only once the manifest records its checksum, so a build killed anywhere resumes at the
-first missing shard. Dimensions: N rows, C checkpoints, D numbers a row, K rows asked for.
+first missing shard. Dimensions: N rows, C checkpoints, D numbers a row, W stored numbers a row (D, or fewer of a
+learned sketch), K rows asked for.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import dataclasses
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from engine.compression import LearnedBasis
 from engine.durable import naming_full_disk, remove_partials, write_durably
 from engine.errors import CorruptIndex, IndexUnavailable, NonFiniteGradient
 from engine.manifest import MANIFEST_FILE, Manifest, ShardRecord, read_manifest, write_manifest
@@ -37,6 +41,7 @@ from engine.shard import (
 )
 
 CURVATURE_FOLDER = "curvature"
+BASIS_TENSORS = "basis"
 TENSORS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -101,26 +106,28 @@ class IndexStore:
     def write_shard(
         self, number: int, vectors_ND: np.ndarray, self_scores_NC: np.ndarray, lengths_N: np.ndarray
     ) -> ShardRecord:
-        """Store the rows of shard `number` (float [N, D], unscaled), their self-scores and token counts.
+        """Store the rows of shard `number` (float [N, W], unscaled), their self-scores and token counts.
 
         The same input gives the same bytes. Raises NonFiniteGradient (NaN, infinity, or too large for
         float16), StorageFull (the shards finished before are kept), ValueError for a wrong shape.
         """
         start, stop = self.manifest.shard_bounds(number)
         self._require_shapes(stop - start, vectors_ND, self_scores_NC, lengths_N)
-        index = encode(vectors_ND, self.manifest, start)  # first: of two complaints, this one names the module
+        # first: of two complaints, this one names the module
+        index, scales_N = encode(vectors_ND, self.manifest, start)
         _require_finite(self_scores_NC, start)
         name = f"{number:05d}"
         sketches, norms = shard_files(name)
         first = write_sketches(self.path / sketches, index)
-        second = write_norms(self.path / norms, self_scores_NC, row_norms(index, self.manifest.scales()), lengths_N)
+        norms_N = row_norms(index, self.manifest.scales(), scales_N)
+        second = write_norms(self.path / norms, self_scores_NC, norms_N, lengths_N, scales_N)
         checksums = {sketches: first.checksum, norms: second.checksum}
         record = ShardRecord(name, start, stop, first.bytes + second.bytes, checksums)
         self._record(record)
         return record
 
     def _require_shapes(self, rows: int, vectors: np.ndarray, self_scores: np.ndarray, lengths: np.ndarray) -> None:
-        expected = ((rows, self.manifest.dims), (rows, len(self.manifest.checkpoints)), (rows,))
+        expected = ((rows, self.manifest.width), (rows, len(self.manifest.checkpoints)), (rows,))
         found = (vectors.shape, self_scores.shape, lengths.shape)
         if found != expected:
             raise ValueError(f"vectors, self-scores and lengths have shapes {found}, expected {expected}")
@@ -200,15 +207,15 @@ class IndexStore:
     def _shard(self, record: ShardRecord) -> Shard:
         with self._opening:
             if record.name not in self._opened:
-                self._opened[record.name] = open_shard(self.path, record, self.manifest.dims)
+                self._opened[record.name] = open_shard(self.path, record, self.manifest)
             return self._opened[record.name]
 
     def stored(self, positions_K: np.ndarray) -> np.ndarray:
-        """float32 [K, D]: the rows exactly as the disk holds them, scales included."""
+        """float32 [K, W]: the rows exactly as the disk holds them, scales included."""
         positions_K = np.asarray(positions_K, np.int64)
         if positions_K.size and (positions_K.min() < 0 or positions_K.max() >= self.manifest.rows):
             raise IndexError(f"positions must lie in [0, {self.manifest.rows})")
-        stored_KD = np.empty((len(positions_K), self.manifest.dims), np.float32)
+        stored_KD = np.empty((len(positions_K), self.manifest.width), np.float32)
         for record in self.manifest.shards:
             inside_K = (record.start <= positions_K) & (positions_K < record.stop)
             if inside_K.any():
@@ -216,8 +223,19 @@ class IndexStore:
         return stored_KD
 
     def rows(self, positions_K: np.ndarray) -> np.ndarray:
-        """float32 [K, D]: the rows with the scales undone."""
-        return self.stored(positions_K) / self.manifest.scales()
+        """float32 [K, D]: the rows with the scales undone. Of a learned sketch, what stands for the row in the full
+        space: its inner product with any query is the row's score."""
+        rows_KW = self.stored(positions_K) / self.manifest.scales()
+        return rows_KW if self.basis is None else self.basis.lift(rows_KW)
+
+    def lifted(self, query_D: np.ndarray) -> np.ndarray:
+        """float [D]: what a row's uncompressed vector has to be multiplied by for the score of its learned sketch."""
+        return query_D if self.basis is None else self.basis.lift(self.basis.project(query_D)[None])[0]
+
+    @cached_property
+    def basis(self) -> LearnedBasis | None:
+        """None where the disk holds the rows' own numbers."""
+        return LearnedBasis.from_arrays(self.load_tensors(BASIS_TENSORS)) if self.manifest.compression else None
 
     def self_scores(self) -> np.ndarray:
         """float32 [N, C]"""

@@ -130,8 +130,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Query:
-    """Exactly one of prompt, messages. With messages the last assistant turn is the completion,
-    unless `completion` or `generate` gives one."""
+    """Exactly one of prompt, messages, members. With messages the last assistant turn is the completion,
+    unless `completion` or `generate` gives one.
+
+    measurement: f is Σ log p over the explained tokens, or Σ log(p/(1−p)), which does not saturate.
+    members: a set of queries; f is the mean of theirs, each measured as this query says.
+    """
 
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
@@ -139,6 +143,8 @@ class Query:
     generate: Generate | None = None
     contrast: str | None = None
     span: Span | None = None
+    measurement: Literal["log_prob", "log_odds"] = "log_prob"
+    members: tuple[Query, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,19 @@ class Filter:
 
 
 @dataclass(frozen=True)
+class RemovalSet:
+    """Rows to take out together: those that have every one of the tags (if there are any), and the named ones."""
+
+    tags: dict[str, str] = field(default_factory=dict)
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AskOptions:
-    """How to answer. method None = the index's own. normalize `cosine` divides by √(s_q·s_z)."""
+    """How to answer. method None = the index's own. normalize `cosine` divides by √(s_q·s_z).
+
+    removal: rows whose joint score is asked for; additive methods only.
+    """
 
     method: str | None = None
     normalize: Literal["none", "cosine"] | None = None
@@ -161,17 +178,22 @@ class AskOptions:
     modules: bool = False
     filter: Filter | None = None
     group_by: str | None = None  # "tags.<key>"
+    removal: RemovalSet | None = None
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the query. start/end are characters within its part; specials have start == end."""
+    """One token of the query. start/end are characters within its part; specials have start == end.
+
+    member: of a set of queries, the one it belongs to.
+    """
 
     text: str
     start: int
     end: int
     part: Literal["prompt", "completion", "special"]
     target: bool
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,8 +223,28 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """score: Σ of the rows' raw scores. predicted_change: of f when they are all taken out of the training set,
+    −score/N (of an ensemble the mean over its checkpoints, each in its own units); None where the method's scores are
+    not in units of f (DESIGN §2.2)."""
+
+    rows: int
+    score: float
+    predicted_change: float | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One query of a set."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """f(q). kind: "log_prob" or "contrastive_log_prob"; tokens = number of explained targets."""
+    """f(q). kind: "log_prob" or "log_odds", with "contrastive_" before it when a contrast is taken off, and "mean_"
+    before that for a set; tokens = number of explained targets."""
 
     kind: str
     value: float
@@ -223,7 +265,10 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class Attribution:
-    """The engine's answer to one query; the service adds ids, example texts, trust and timing of the store."""
+    """The engine's answer to one query; the service adds ids, example texts, trust and timing of the store.
+
+    Of a set: prompt and completion are the first member's, tokens those of all members in order, and so are shares.
+    """
 
     method: str
     signed: bool
@@ -239,6 +284,8 @@ class Attribution:
     groups: tuple[Group, ...] | None
     diagnostics: Diagnostics
     timings_ms: dict[str, float]
+    members: tuple[Member, ...] | None = None
+    removal: Removal | None = None
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from engine.config import ModelConfig
 from engine.errors import ModelPathNotFound, NotAModel, UnsafeWeights, UnsupportedModel
 
 _PICKLE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 _LOADED = ("*.safetensors", "*.json", "*.jinja")
+_EPOCH = re.compile(r"(epoch|checkpoint|step)[-_]?\d+$")  # a run's own checkpoints, not adapters side by side
 _CHUNK = 1 << 22
 
 
 def is_adapter(path: Path) -> bool:
     return (path / "adapter_config.json").is_file()
+
+
+def nested_adapters(config: ModelConfig) -> tuple[str, ...]:
+    """A note for every adapter directory that holds further adapters, saved together; only its own is loaded."""
+    notes = []
+    for path in dict.fromkeys(filter(None, (config.adapter, *config.checkpoints))):
+        if others := [name for name in _adapters_in(Path(path)) if not _EPOCH.search(name)]:
+            notes.append(f"{path} also holds the adapters {', '.join(others)}; only its own (default) is used")
+    return tuple(notes)
+
+
+def _adapters_in(path: Path) -> list[str]:
+    """Subdirectories that are adapters, as PEFT saves all but the one named `default`."""
+    return sorted(found.parent.name for found in path.glob("*/adapter_config.json"))
 
 
 def read_config(path: Path, name: str) -> dict[str, Any]:
@@ -41,6 +58,12 @@ def check_directory(path: Path) -> None:
     """
     if not path.is_dir():
         raise ModelPathNotFound(f"{path} is not a directory.")
+    if not (path / "config.json").exists() and not is_adapter(path) and (names := _adapters_in(path)):
+        raise UnsupportedModel(
+            f"{path} holds several adapters: {', '.join(names)}.",
+            remedy=f"Name one as `adapter`, for example {path / names[0]}.",
+            adapters=names,
+        )
     config = read_config(path, "adapter_config.json" if is_adapter(path) else "config.json")
     if "auto_map" in config:
         raise UnsupportedModel(

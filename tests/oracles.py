@@ -34,6 +34,9 @@ def gradients(model: LoadedModel, tracked: Sequence[TrackedModule], scalar: Tens
     biases = iter(values[len(tracked) :])
     result = {}
     for module, value in zip(tracked, values, strict=False):
+        if module.kind == "magnitude":
+            result[module.name] = value.unsqueeze(1)
+            continue
         g_OI = value.T if module.kind == "conv1d" else value
         result[module.name] = torch.cat([g_OI, next(biases).unsqueeze(1)], dim=1) if module.bias else g_OI
     return result
@@ -43,7 +46,8 @@ def example_gradients(
     model: LoadedModel, tracked: Sequence[TrackedModule], encoded: Encoded, labels: Sequence[int] | None = None
 ) -> dict[str, Tensor]:
     """Plain autograd through every parameter, one sequence at a time."""
-    model.module.requires_grad_(True)
+    for parameter in model.module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # a quantised base has integers
     try:
         return gradients(model, tracked, log_prob(model, encoded, labels))
     finally:

@@ -36,6 +36,7 @@ class Model(Resource):
     trained_parameters: int | None = None
     trained_modules: int | None = None
     checkpoints: list[str] | int | None = None
+    coverage: dict[str, Any] | float | None = None
     recipe: dict[str, Any] | None = None
     warnings: list[str] = []
     created_at: datetime | None = None
@@ -135,12 +136,21 @@ class Token(Resource):
     end: int
     part: str | None = None
     target: bool | None = None
+    member: int = 0
+
+
+class Member(Resource):
+    prompt: str
+    completion: str
 
 
 class AskedQuery(Resource):
+    """Of a set of queries: the first member's prompt and completion, and the tokens of all members in order."""
+
     prompt: str | None = None
     completion: str | None = None
     tokens: list[Token] = []
+    members: list[Member] | None = None
 
 
 class Hit(Resource):
@@ -169,6 +179,15 @@ class Group(Resource):
     score: float
     share: float
     count: int
+
+
+class Removal(Resource):
+    """The joint score of the rows to take out; `predicted_change` of the measurement is null where scores are not in
+    its units."""
+
+    rows: int
+    score: float | None
+    predicted_change: float | None = None
 
 
 class Trust(Resource):
@@ -206,6 +225,7 @@ class Attribution(Resource):
     proponents: list[Hit]
     opponents: list[Hit] = []
     groups: list[Group] | None = None
+    removal: Removal | None = None
     trust: Trust
     tuned_minus_base: float | None = None
     signed: bool = True

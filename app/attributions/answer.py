@@ -63,8 +63,12 @@ def answer_body(row: AttributionRow, attribution: Attribution, rows: Dataset) ->
         "diagnostics": dataclasses.asdict(given.diagnostics),
         "timings_ms": dict.fromkeys(STEPS) | given.timings_ms,
     }
+    if given.members is not None:
+        body["query"]["members"] = [dataclasses.asdict(member) for member in given.members]
     if given.groups is not None:
         body["groups"] = [dataclasses.asdict(group) for group in given.groups]
+    if given.removal is not None:
+        body["removal"] = dataclasses.asdict(given.removal)
     return finite(body)
 
 

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from app.attributions.schemas import AttributionCreate
+from dataclasses import replace
+
+from app.attributions.schemas import AttributionCreate, MemberBody, RemovalBody, SpanBody
 from app.errors import InvalidRequest
 from engine.errors import EmptyCompletion, InvalidQuery
-from engine.types import AskOptions, Filter, Generate, Message, Query, Span
+from engine.types import AskOptions, Filter, Generate, Message, Query, RemovalSet, Span
 
 
 def query_of(body: AttributionCreate) -> Query:
     """Raises InvalidQuery, EmptyCompletion."""
+    if body.queries is not None:
+        return _set_of(body, body.queries)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidQuery("Give exactly one of prompt and messages.", pointer="/prompt")
     if body.completion is not None and body.generate is not None:
         raise InvalidQuery("Give either completion or generate, not both.", pointer="/generate")
-    completion = _completion(body)
-    _check_contrast(body.contrast, completion)
-    _check_span(body, completion)
+    generate = body.generate and Generate(**body.generate.model_dump())
+    return replace(_one(body, "", generates=generate is not None), generate=generate, measurement=body.measurement)
+
+
+def _set_of(body: AttributionCreate, members: list[MemberBody]) -> Query:
+    for name in ("prompt", "messages", "completion", "generate", "contrast", "span"):
+        if getattr(body, name) is not None:
+            detail = f"Give either queries or {name}, not both: every query of a set brings its own."
+            raise InvalidQuery(detail, pointer=f"/{name}")
+    for number, member in enumerate(members):
+        if (member.prompt is None) == (member.messages is None):
+            raise InvalidQuery("Give exactly one of prompt and messages.", pointer=f"/queries/{number}/prompt")
+    asked = tuple(_one(member, f"/queries/{number}") for number, member in enumerate(members))
+    return Query(members=asked, measurement=body.measurement)
+
+
+def _one(body: AttributionCreate | MemberBody, at: str, *, generates: bool = False) -> Query:
+    """at: the pointer of `body` in the request."""
+    completion = None if generates else _completion(body, at)
+    _check_contrast(body.contrast, completion, at)
+    _check_span(body.span, completion, at)
     return Query(
         prompt=body.prompt,
         messages=None if body.messages is None else tuple(Message(m.role, m.content) for m in body.messages),
         completion=body.completion,
-        generate=body.generate and Generate(**body.generate.model_dump()),
         contrast=body.contrast,
         span=body.span and Span(body.span.start, body.span.end),
     )
@@ -40,23 +61,28 @@ def ask_of(body: AttributionCreate, max_top_k: int) -> AskOptions:
         modules=body.modules,
         filter=body.filter and Filter(dict(body.filter.tags), tuple(body.filter.exclude_ids)),
         group_by=body.group_by,
+        removal=body.removal and _removal(body.removal),
     )
 
 
-def _completion(body: AttributionCreate) -> str | None:
-    """The completion as far as it is known: None when the model is to generate it."""
-    if body.generate is not None:
-        return None
+def _removal(body: RemovalBody) -> RemovalSet:
+    if not body.tags and not body.ids:
+        raise InvalidRequest("Name the rows to take out: by tags, by ids, or by both.", pointer="/removal")
+    return RemovalSet(dict(body.tags), tuple(body.ids))
+
+
+def _completion(body: AttributionCreate | MemberBody, at: str) -> str:
+    """The completion that is not left to the model to generate."""
     if body.completion is not None:
-        return _not_empty(body.completion, "/completion", "completion")
+        return _not_empty(body.completion, f"{at}/completion", "completion")
     if body.messages is None:
-        raise InvalidQuery("Give the completion to explain, or generate.", pointer="/completion")
+        raise InvalidQuery("Give the completion to explain, or generate.", pointer=f"{at}/completion")
     last = len(body.messages) - 1
     if body.messages[last].role != "assistant" or last == 0:
         cause = "There is nothing to explain: messages do not end with the assistant's answer to an earlier turn."
         remedy = "End messages with an assistant turn, or give completion or generate."
-        raise InvalidQuery(cause, remedy=remedy, pointer=f"/messages/{last}")
-    return _not_empty(body.messages[last].content, f"/messages/{last}/content", "last assistant turn")
+        raise InvalidQuery(cause, remedy=remedy, pointer=f"{at}/messages/{last}")
+    return _not_empty(body.messages[last].content, f"{at}/messages/{last}/content", "last assistant turn")
 
 
 def _not_empty(text: str, pointer: str, name: str) -> str:
@@ -65,20 +91,20 @@ def _not_empty(text: str, pointer: str, name: str) -> str:
     return text
 
 
-def _check_contrast(contrast: str | None, completion: str | None) -> None:
+def _check_contrast(contrast: str | None, completion: str | None, at: str) -> None:
     if contrast is None:
         return
-    _not_empty(contrast, "/contrast", "contrast")
+    _not_empty(contrast, f"{at}/contrast", "contrast")
     if contrast == completion:
-        raise InvalidQuery("The contrast equals the completion, so nothing differs between them.", pointer="/contrast")
+        cause = "The contrast equals the completion, so nothing differs between them."
+        raise InvalidQuery(cause, pointer=f"{at}/contrast")
 
 
-def _check_span(body: AttributionCreate, completion: str | None) -> None:
-    span = body.span
+def _check_span(span: SpanBody | None, completion: str | None, at: str) -> None:
     if span is None:
         return
     if span.start >= span.end:
-        raise InvalidQuery(f"The span [{span.start}, {span.end}) is empty.", pointer="/span")
+        raise InvalidQuery(f"The span [{span.start}, {span.end}) is empty.", pointer=f"{at}/span")
     if completion is not None and span.end > len(completion):
         detail = f"The span ends at {span.end}, but the completion has {len(completion)} characters."
-        raise InvalidQuery(detail, pointer="/span/end")
+        raise InvalidQuery(detail, pointer=f"{at}/span/end")

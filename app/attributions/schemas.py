@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.bodies import JsonObject, PlainText, Problem, RequestBody
 
+MAX_MEMBERS = 64  # of a set of queries: all of them wait in one place of the queue
+
 _EXAMPLE = {
     "model": "mdl_k5yqm2l7xw3c9ab4de6f",
     "prompt": "Where was Mira Solvane born?",
@@ -44,8 +46,25 @@ class FilterBody(RequestBody):
     exclude_ids: list[PlainText] = Field(default=[], max_length=100_000)
 
 
+class MemberBody(RequestBody):
+    """One query of a set: exactly one of `prompt` and `messages`."""
+
+    prompt: PlainText | None = None
+    messages: list[MessageBody] | None = Field(default=None, min_length=1)
+    completion: PlainText | None = None
+    contrast: PlainText | None = None
+    span: SpanBody | None = None
+
+
+class RemovalBody(RequestBody):
+    """Rows to take out together: those with every one of the tags, and the named ones."""
+
+    tags: dict[PlainText, PlainText] = Field(default={})
+    ids: list[PlainText] = Field(default=[], max_length=100_000)
+
+
 class AttributionCreate(RequestBody):
-    """Exactly one of `prompt` and `messages`; with `prompt` exactly one of `completion` and `generate`."""
+    """Exactly one of `prompt`, `messages` and `queries`; with `prompt` exactly one of `completion` and `generate`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -59,6 +78,16 @@ class AttributionCreate(RequestBody):
     generate: GenerateBody | None = None
     contrast: PlainText | None = Field(default=None, description="Another completion: why A rather than B?")
     span: SpanBody | None = None
+    queries: list[MemberBody] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_MEMBERS,
+        description="A set of queries: what is explained is the mean over them.",
+    )
+    measurement: Literal["log_prob", "log_odds"] = Field(
+        default="log_prob",
+        description="Σ log p over the explained tokens, or Σ log(p/(1−p)), which does not saturate where p is near 1.",
+    )
     method: PlainText | None = Field(default=None, description="One that the index serves; left out: its own.")
     normalize: Literal["none", "cosine"] | None = None
     top_k: int = Field(default=10, ge=1)
@@ -67,26 +96,40 @@ class AttributionCreate(RequestBody):
     modules: bool = False
     filter: FilterBody | None = None
     group_by: Annotated[PlainText, StringConstraints(pattern=r"^tags\..+$")] | None = None
+    removal: RemovalBody | None = Field(
+        default=None, description="The joint score of these rows: what taking them all out would do."
+    )
     metadata: JsonObject | None = Field(default=None, description="Kept and given back; not looked at.")
 
 
 class TokenOut(BaseModel):
-    """`start` and `end` are characters of its part; special tokens have start = end."""
+    """`start` and `end` are characters of its part; special tokens have start = end. `member`: of a set of queries."""
 
     text: str
     start: int
     end: int
     part: Literal["prompt", "completion", "special"]
     target: bool
+    member: int = 0
+
+
+class MemberOut(BaseModel):
+    prompt: str
+    completion: str
 
 
 class QueryOut(BaseModel):
+    """Of a set: `prompt` and `completion` are the first member's, `tokens` those of all members in order."""
+
     prompt: str
     completion: str
     tokens: list[TokenOut]
+    members: list[MemberOut] | None = None
 
 
 class MeasurementOut(BaseModel):
+    """`kind`: log_prob or log_odds, with contrastive_ before it, and mean_ before that for a set."""
+
     kind: str
     value: float | None
     tokens: int
@@ -121,6 +164,15 @@ class GroupOut(BaseModel):
     count: int
 
 
+class RemovalOut(BaseModel):
+    """`score`: the sum of the rows' scores. `predicted_change`: of the measurement when they are taken out of the
+    training set; null where the method's scores are not in its units."""
+
+    rows: int
+    score: float | None
+    predicted_change: float | None
+
+
 class TrustOut(BaseModel):
     """How far this ranking can be trusted for this model."""
 
@@ -153,6 +205,7 @@ class AttributionOut(BaseModel):
     proponents: list[HitOut]
     opponents: list[HitOut]
     groups: list[GroupOut] | None = None
+    removal: RemovalOut | None = None
     trust: TrustOut
     tuned_minus_base: float | None
     signed: bool

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from app.commands.console import clean, one_line, out, table, warn
 from whence_client import Attribution, Hit
-from whence_client.types import Group
+from whence_client.types import Group, Removal
 
 NOT_PROVEN = (
     "A high score predicts that training on this row more would raise this output; it does not prove that the model "
@@ -30,6 +30,9 @@ def show_answer(answer: Attribution) -> None:
     if answer.groups:
         out.print()
         out.print(_group_table(answer.groups))
+    if answer.removal is not None:
+        out.print()
+        out.print(removal_line(answer.removal))
     for message in answer.diagnostics.warnings:
         warn(message)
     out.print()
@@ -40,7 +43,19 @@ def show_answer(answer: Attribution) -> None:
 def question_line(answer: Attribution) -> Text:
     """The question and the output in one line, the output in bold."""
     line = one_line(answer.query.prompt, 300)
-    return line.append(" → ").append(one_line(answer.query.completion, 300).plain, style="bold")
+    line.append(" → ").append(one_line(answer.query.completion, 300).plain, style="bold")
+    if answer.query.members is not None:
+        line.append(f" (and {len(answer.query.members) - 1} more: the mean over {len(answer.query.members)} queries)")
+    return line
+
+
+def removal_line(removal: Removal) -> Text:
+    """What taking the rows out would do, as far as the scores predict it."""
+    score = "not finite" if removal.score is None else f"{removal.score:+.4g}"
+    line = Text(f"Taking out {removal.rows} rows: joint score {score}")
+    if removal.predicted_change is not None:
+        line.append(f", a predicted change of {removal.predicted_change:+.3g} in what is measured")
+    return line.append(".")
 
 
 def trust_line(answer: Attribution) -> Text:
@@ -54,7 +69,8 @@ def fine_tuning_line(answer: Attribution) -> Text:
     gain = answer.tuned_minus_base
     if gain is None:
         return Text("What fine-tuning did to this output was not measured.", style="dim")
-    said = f"log-probability tuned − base = {gain:+.2f}"
+    what = "log-odds" if answer.measurement.kind.endswith("log_odds") else "log-probability"
+    said = f"{what} tuned − base = {gain:+.2f}"
     if gain > 0:
         return Text(f"Fine-tuning raised this output: {said}.")
     return Text(

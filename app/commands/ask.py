@@ -12,9 +12,17 @@ from app.commands.answer import show_answer
 from app.commands.console import print_json
 from app.commands.names import resolve
 from app.commands.options import Json, Url, parse_pairs, server
+from app.commands.queries import as_bodies, read_queries
 
 Tags = Annotated[
     list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only rows with this tag; may be repeated.")
+]
+RemovalTags = Annotated[
+    list[str] | None,
+    typer.Option("--removal-tag", metavar="KEY=VALUE", help="What taking out the rows with this tag would do; repeat."),
+]
+RemovalIds = Annotated[
+    list[str] | None, typer.Option("--removal-id", metavar="ID", help="What taking out this row would do; repeat.")
 ]
 Excluded = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="ID", help="Leave this row out; may be repeated.")
@@ -27,6 +35,10 @@ def ask(
     messages: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with a list of {role, content}.")
     ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A set, explained as their mean. JSONL as for `whence score`."),
+    ] = None,
     completion: Annotated[str | None, typer.Option(help="The output to explain.")] = None,
     generate: Annotated[bool, typer.Option("--generate", help="Let the model write the output.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="With --generate.")] = 64,
@@ -36,6 +48,9 @@ def ask(
     span: Annotated[
         str | None, typer.Option(metavar="START:END", help="Only these characters of the completion.")
     ] = None,
+    log_odds: Annotated[
+        bool, typer.Option("--log-odds", help="Explain the log-odds: for outputs the model is nearly certain of.")
+    ] = False,
     index: Annotated[str | None, typer.Option(help="Id or name; default: the model's newest.")] = None,
     method: Annotated[str | None, typer.Option(help="Default: the index's own.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Rows a list.")] = 10,
@@ -44,13 +59,15 @@ def ask(
     ] = True,
     normalize: Annotated[str | None, typer.Option(help="none or cosine.")] = None,
     group_by: Annotated[str | None, typer.Option(metavar="tags.KEY", help="Sums by tag.")] = None,
+    removal_tag: RemovalTags = None,
+    removal_id: RemovalIds = None,
     tag: Tags = None,
     exclude: Excluded = None,
     url: Url = None,
     json_: Json = False,
 ) -> None:
     """Rank the training examples behind one output of a fine-tuned model."""
-    _check(prompt, messages, completion, generate)
+    _check(prompt, messages, queries, completion, generate)
     question: dict[str, Any] = {
         "prompt": prompt,
         "messages": _messages(messages),
@@ -58,12 +75,15 @@ def ask(
         "generate": {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed} if generate else None,
         "contrast": contrast,
         "span": _span(span),
+        "queries": None if queries is None else as_bodies(read_queries(queries)),
+        "measurement": "log_odds" if log_odds else None,
         "method": method,
         "top_k": top_k,
         "opponents": opponents,
         "normalize": normalize,
         "group_by": group_by,
-        "filter": _filter(tag, exclude),
+        "filter": _rows(tag, "--tag", exclude, "exclude_ids"),
+        "removal": _rows(removal_tag, "--removal-tag", removal_id, "ids"),
     }
     with server(url) as whence:
         if index is not None:
@@ -72,9 +92,11 @@ def ask(
     print_json(answer) if json_ else show_answer(answer)
 
 
-def _check(prompt: str | None, messages: Path | None, completion: str | None, generate: bool) -> None:
-    if (prompt is None) == (messages is None):
-        raise typer.BadParameter("give exactly one of --prompt and --messages")
+def _check(
+    prompt: str | None, messages: Path | None, queries: Path | None, completion: str | None, generate: bool
+) -> None:
+    if [prompt, messages, queries].count(None) != 2:
+        raise typer.BadParameter("give exactly one of --prompt, --messages and --queries")
     if generate and completion is not None:
         raise typer.BadParameter("give one of --completion and --generate, not both")
     if prompt is not None and completion is None and not generate:
@@ -105,10 +127,10 @@ def _span(text: str | None) -> dict[str, int] | None:
     return {"start": int(start), "end": int(end)}
 
 
-def _filter(tags: list[str] | None, exclude: list[str] | None) -> dict[str, Any] | None:
+def _rows(tags: list[str] | None, option: str, ids: list[str] | None, ids_name: str) -> dict[str, Any] | None:
     chosen: dict[str, Any] = {}
     if tags:
-        chosen["tags"] = parse_pairs(tags, "--tag")
-    if exclude:
-        chosen["exclude_ids"] = exclude
+        chosen["tags"] = parse_pairs(tags, option)
+    if ids:
+        chosen[ids_name] = ids
     return chosen or None

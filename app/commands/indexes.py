@@ -23,12 +23,15 @@ def build(
     name: Annotated[str | None, typer.Option(help="A name of your own.")] = None,
     checkpoints: Annotated[str | None, typer.Option(help="all or final.")] = None,
     option: OptionPairs = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Build although less than half of what was trained can be tracked.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the build, or return its job.")] = True,
     url: Url = None,
     json_: Json = False,
 ) -> None:
     """Build an index of a model's training gradients."""
-    options = parse_options(option)
+    options = parse_options(option) | ({"allow_partial": True} if allow_partial else {})
     with server(url) as whence:
         index = whence.indexes.build(
             model=resolve(model, "mdl_", whence.models.all(), "--model"),

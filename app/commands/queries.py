@@ -1,18 +1,23 @@
-"""The queries file of `whence score`."""
+"""Files of queries: what `whence score` scores, what `whence ask --queries` explains as one set."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.errors import InvalidQuery
 from engine.types import Message, Query, Span
 
-FIELDS = frozenset({"id", "prompt", "messages", "completion", "contrast", "span"})
-REMEDY = "Each line is an object: {id?, prompt | messages, completion, contrast?, span?: {start, end}}."
+MEMBER_FIELDS = frozenset({"prompt", "messages", "completion", "contrast", "span"})
+FIELDS = MEMBER_FIELDS | {"id", "measurement", "queries"}
+REMEDY = (
+    "Each line is an object: {id?, prompt | messages, completion, contrast?, span?: {start, end}, measurement?}, "
+    "or {id?, queries: [...], measurement?} for a set."
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,29 @@ def _parse(line: str, number: int, default_id: str) -> NamedQuery:
         _refuse(number, "not an object")
     if unknown := sorted(set(row) - FIELDS):
         _refuse(number, f"unknown field {unknown[0]!r}")
+    measurement = row.get("measurement", "log_prob")
+    if measurement not in ("log_prob", "log_odds"):
+        _refuse(number, "measurement must be log_prob or log_odds")
+    query = _query(row, number) if row.get("queries") is None else _set(row, number)
+    return NamedQuery(str(row.get("id", default_id)), replace(query, measurement=measurement))
+
+
+def _set(row: dict[str, Any], number: int) -> Query:
+    """Several queries in one line: what is explained is their mean."""
+    members = row["queries"]
+    if beside := sorted(set(row) & MEMBER_FIELDS):
+        _refuse(number, f"give either queries or {beside[0]}")
+    if not isinstance(members, list) or not members:
+        _refuse(number, "queries must be a list of objects")
+    for member in members:
+        if not isinstance(member, dict):
+            _refuse(number, "queries must be a list of objects")
+        if unknown := sorted(set(member) - MEMBER_FIELDS):
+            _refuse(number, f"unknown field {unknown[0]!r} in queries")
+    return Query(members=tuple(_query(member, number) for member in members))
+
+
+def _query(row: dict[str, Any], number: int) -> Query:
     query = Query(
         prompt=_text(row, "prompt", number),
         messages=_messages(row.get("messages"), number),
@@ -60,7 +88,22 @@ def _parse(line: str, number: int, default_id: str) -> NamedQuery:
         span=_span(row.get("span"), number),
     )
     _check(query, number)
-    return NamedQuery(str(row.get("id", default_id)), query)
+    return query
+
+
+def as_bodies(queries: Sequence[NamedQuery]) -> list[dict[str, Any]]:
+    """The queries as the members of a set in a request. Raises InvalidQuery for one that is more than a member."""
+    for named in queries:
+        if named.query.members or named.query.measurement != "log_prob":
+            raise InvalidQuery(
+                f"Query {named.id!r} is a set or has a measurement of its own, so it cannot be part of a set.",
+                remedy="Leave queries and measurement out of the file; --log-odds holds for all.",
+            )
+    return [_as_body(asdict(named.query)) for named in queries]
+
+
+def _as_body(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in sorted(MEMBER_FIELDS) if fields[name] is not None}
 
 
 def _check(query: Query, number: int) -> None:

@@ -101,7 +101,7 @@ def completion_tokens(query: dict[str, Any]) -> tuple[TokenView, ...]:
     """The completion cut at its tokens. Characters between two tokens (spaces, with some tokenizers) are kept."""
     completion, pieces, end = query["completion"], [], 0
     for token in query["tokens"]:
-        if token["part"] != "completion" or token["end"] <= end:
+        if token["part"] != "completion" or token["end"] <= end or token.get("member"):
             continue
         if token["start"] > end:
             pieces.append(TokenView(completion[end : token["start"]], False))
@@ -151,7 +151,10 @@ def _hit(hit: dict[str, Any], longest: float) -> HitView:
 
 
 def _measured(measurement: dict[str, Any]) -> str:
-    what = "log p of this over the other completion" if measurement["kind"].startswith("contrastive") else "log p"
+    kind = measurement["kind"]
+    what = "log-odds" if kind.endswith("log_odds") else "log p"
+    what += " of this over the other completion" if "contrastive" in kind else ""
+    what = f"mean {what}" if kind.startswith("mean") else what
     value = "not finite" if measurement["value"] is None else f"{measurement['value']:.2f}"
     return f"{what} = {value} over {measurement['tokens']} tokens"
 

@@ -13,7 +13,7 @@ from app.idempotency import IdempotentRoute
 from app.indexes import service
 from app.indexes.schemas import EstimateOut, IndexCreate, IndexOut, SelfInfluenceOut
 from app.indexes.service import IndexesService, shown_index
-from app.pagination import MAX_LIMIT, Page
+from app.pagination import MAX_LIMIT, Page, decode_place, encode_cursor
 
 router = APIRouter(prefix="/v1/indexes", tags=["indexes"], route_class=IdempotentRoute)
 
@@ -74,11 +74,13 @@ def list_self_influence(
     services: ServicesDep,
     tenant: Tenant,
     order: Literal["desc", "asc"] = "desc",
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
 ) -> Page[SelfInfluenceOut]:
+    passed = 0 if cursor is None else decode_place(cursor)
     with services.database.read() as session:
         live = IndexesService(session, tenant, services.settings).live(index_id)
-    found = services.engine.self_influence(live.dataset_dir, live.index_dir, order, limit)
+    found = services.engine.self_influence(live.dataset_dir, live.index_dir, order, limit, passed)
     rows = [
         SelfInfluenceOut(
             rank=rank,
@@ -87,6 +89,7 @@ def list_self_influence(
             score=row.score,
             **shown(live.rows[row.position]),
         )
-        for rank, row in enumerate(found, start=1)
+        for rank, row in enumerate(found, start=passed + 1)
     ]
-    return Page(data=rows)
+    reached = passed + len(rows)
+    return Page(data=rows, next_cursor=encode_cursor(reached) if reached < len(live.rows) else None)

@@ -35,7 +35,11 @@ class SharedOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     projection_dim: Annotated[int, Field(ge=0, le=2**20)] | Literal["auto"] = "auto"
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["int8", "float16", "float32"] = "float16"
+    sketch: Literal["auto", "none", "random", "learned"] = "auto"
+    bytes_per_row: int | None = Field(default=None, ge=1)
+    learned_dim: int | None = Field(default=None, ge=1)
+    sketch_rows: int | None = Field(default=None, ge=1)
     exact_limit_mb: int = Field(default=1024, ge=0)
     modules: list[Annotated[str, AfterValidator(_regular_expression)]] | None = Field(default=None, min_length=1)
     max_length: int | None = Field(default=None, ge=1)
@@ -43,6 +47,8 @@ class SharedOptions(BaseModel):
     token_budget: int = Field(default=4096, ge=1)
     shard_rows: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
+    replicas: int = Field(default=0, ge=0, le=16)
+    allow_partial: bool = False
 
 
 SHARED = tuple(field.name for field in dataclasses.fields(IndexOptions))

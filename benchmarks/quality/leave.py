@@ -20,7 +20,7 @@ from engine.types import CheckpointFn
 
 TOP = 4  # as many rows as teach a fact
 DRAWS = 8
-SEEDS = (0, 1)
+SEEDS = (7, 8)
 
 
 @dataclass(frozen=True)

@@ -40,21 +40,42 @@ class Choice:
         return IndexConfig(self.method, self.checkpoints, self.options, self.method_options)
 
 
+PLAIN = {"exponent": 1.0, "ensemble_power": 0.0}  # influence as the papers have it
+PROJECTED = IndexOptions(projection_dim=16)
+FEW = IndexOptions(curvature_rows=128)  # ASTRA reads the sample some ten times a query
 CHOICES = (
-    Choice("ekfac, checkpoints", "ekfac"),
-    Choice("ekfac, final", "ekfac", "final"),
-    Choice("ekfac, checkpoints, sketch 16", "ekfac", options=IndexOptions(projection_dim=16)),
-    Choice("ekfac, checkpoints, curvature of 256 rows", "ekfac", options=IndexOptions(curvature_rows=256)),
+    Choice("default, checkpoints", "auto"),
+    Choice("default, two replicas", "auto", options=IndexOptions(replicas=2)),
+    Choice("default, final", "auto", "final"),
+    Choice("default, checkpoints, sketch 16", "auto", options=PROJECTED),
+    Choice("default, checkpoints, curvature of 256 rows", "auto", options=IndexOptions(curvature_rows=256)),
+    Choice("ekfac, checkpoints", "ekfac", method_options=PLAIN),
+    Choice("ekfac, exponent ¾, checkpoints", "ekfac", method_options=PLAIN | {"exponent": 0.75}),
+    Choice("ekfac, p = ½, checkpoints", "ekfac", method_options=PLAIN | {"ensemble_power": 0.5}),
+    Choice("ekfac, p = 1, checkpoints", "ekfac", method_options=PLAIN | {"ensemble_power": 1.0}),
+    Choice("ekfac, final", "ekfac", "final", method_options=PLAIN),
     Choice("kfac, checkpoints", "kfac"),
     Choice("graddot, checkpoints", "graddot"),
     Choice("gradcos, checkpoints", "gradcos"),
+    Choice("tracin", "tracin"),
+    Choice("less", "less"),
+    Choice("trackstar", "trackstar"),
+    Choice("fisher by module, checkpoints", "fisher", method_options={"damping": 1.0}),
+    Choice("fisher of all, checkpoints", "fisher", method_options={"damping": 1.0, "blocks": "all"}),
+    Choice("datainf, checkpoints", "datainf"),
+    Choice("logra, checkpoints", "logra", options=PROJECTED),
+    Choice("trak, checkpoints", "trak", options=PROJECTED),
+    Choice("source", "source"),
+    Choice("astra, final", "astra", "final", options=FEW, method_options={"iterations": 10}),
     Choice("repsim", "repsim", "final"),
+    Choice("rept", "rept", "final"),
+    Choice("loss", "loss", "final"),
     *(Choice(name, name, "final") for name in CONTROLS),
 )
 QUICK_CHOICES = tuple(
     choice
     for choice in CHOICES
-    if choice.name in ("ekfac, checkpoints", "ekfac, final", "gradcos, checkpoints", "repsim", *CONTROLS)
+    if choice.name in ("default, checkpoints", "ekfac, final", "gradcos, checkpoints", "repsim", *CONTROLS)
 )
 
 

@@ -106,12 +106,13 @@ class TrainingLoop:
 
 
 @torch.no_grad()
-def log_probs(stack: AdapterStack, sequences: Sequence[Encoded]) -> np.ndarray:
-    """float64 [K, S]: Σ log p over the targets of every sequence, under every adapter."""
+def log_probs(stack: AdapterStack, sequences: Sequence[Encoded], *, odds: bool = False) -> np.ndarray:
+    """float64 [K, S]: Σ log p (odds: Σ log(p/(1−p))) over the targets of every sequence, under every adapter."""
     stack.spread()
     result_KS = np.zeros((stack.count, len(sequences)))
     for slots in plan_batches([len(s.ids) for s in sequences], max(1, _MEASURE_TOKENS // stack.count)):
         rows = [sequences[slot] for slot in slots] * stack.count
         batch = pad_batch(rows, None, stack.loaded.pad_id, stack.theta_KP.dtype).to(stack.loaded.device)
-        result_KS[:, slots] = forward(stack.loaded, batch).log_prob_B.view(stack.count, -1).double().cpu().numpy()
+        value_B = forward(stack.loaded, batch, odds=odds).log_prob_B
+        result_KS[:, slots] = value_B.view(stack.count, -1).double().cpu().numpy()
     return result_KS

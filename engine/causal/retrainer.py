@@ -78,7 +78,10 @@ class Retrainer:
         training = replace(self.study.training, seed=0)
         order = () if self.study.steps is None else (self.study.training.seed, self.study.steps)
         base = directory_fingerprint(self.study.base)
-        return fingerprint("study", base, tokens, asked, training, self.study.dtype, *order)
+        # plain questions keep the fingerprint they had before there were others: retrainings are kept under it
+        plain = not any(question.odds or len(question.members) > 1 for question in self.questions)
+        measured = () if plain else [(question.weights, question.odds) for question in self.questions]
+        return fingerprint("study", base, tokens, asked, training, self.study.dtype, *order, *measured)
 
     @property
     def steps(self) -> int:
@@ -125,10 +128,14 @@ class Retrainer:
 
     def measure(self) -> np.ndarray:
         sequences = [sequence for question in self.questions for sequence in question.sequences]
-        signs_S = np.array([sign for question in self.questions for sign in question.signs])
+        weights_S = np.array([weight for question in self.questions for weight in question.weights])
         owner_S = [i for i, question in enumerate(self.questions) for _ in question.sequences]
+        odds_S = np.array([question.odds for question in self.questions for _ in question.sequences], bool)
+        values_KS = log_probs(self.stack, sequences)
+        if odds_S.any():
+            values_KS = np.where(odds_S, log_probs(self.stack, sequences, odds=True), values_KS)
         result_QK = np.zeros((len(self.questions), self.stack.count))
-        np.add.at(result_QK, owner_S, (log_probs(self.stack, sequences) * signs_S).T)
+        np.add.at(result_QK, owner_S, (values_KS * weights_S).T)
         return result_QK.T.copy()
 
 

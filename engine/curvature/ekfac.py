@@ -1,6 +1,8 @@
-"""EK-FAC: Ĝ = (Q_SᵀG Q_A)/√(Λ+λ), Λ = E[(Q_SᵀGQ_A)²] per example, λ = c·mean Λ.
+"""EK-FAC: Ĝ = (Q_SᵀG Q_A)·(Λ+λ)^-α/2, Λ = E[(Q_SᵀGQ_A)²] per example, λ = c·mean Λ; α = 1 is the inverse.
 
 George et al. 2018 (arXiv:1806.03884), §3: K-FAC's eigenbasis with the second moments measured in it.
+An α below 1 is for runs that stopped early: gradient descent follows a direction of small curvature only part of the
+way to where the inverse sees it go (what SOURCE's (1−e^{−ηKσ})/σ says exactly); docs/decisions.md has the measurement.
 Λ is of whole examples' gradients (summed over positions), so it already carries the length.
 
 Shapes: I/O a module's input/output width.
@@ -29,7 +31,9 @@ class EKFac(Metric):
         rights = {m.group: setting.projected_right(m) for m in tracked}
         sketches: dict[str, ModuleSketch] = {}
         for module in tracked:
-            scale_OI = inverse_root_of_moments(statistics.eigen[module.name] / statistics.examples, setting.damping)
+            scale_OI = inverse_root_of_moments(
+                statistics.eigen[module.name] / statistics.examples, setting.damping, setting.exponent
+            )
             sketches[module.name] = EigenSketch(
                 setting.place(statistics.outputs_basis[module.name]),
                 bases[module.group],
@@ -40,11 +44,11 @@ class EKFac(Metric):
         return sketches
 
 
-def inverse_root_of_moments(moments_OI: Tensor, damping: float) -> Tensor:
-    """(Λ + c·mean Λ)^-½; zero where nothing was measured (see `kfac.inverse_root`)."""
+def inverse_root_of_moments(moments_OI: Tensor, damping: float, exponent: float = 1.0) -> Tensor:
+    """(Λ + c·mean Λ)^-α/2; zero where nothing was measured (see `kfac.inverse_root`)."""
     moments_OI = moments_OI.double()
     mean = moments_OI.mean()
-    return torch.zeros_like(moments_OI) if mean <= 0 else (moments_OI + damping * mean).rsqrt()
+    return torch.zeros_like(moments_OI) if mean <= 0 else (moments_OI + damping * mean) ** (-exponent / 2)
 
 
 register(EKFac())

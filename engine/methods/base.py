@@ -1,8 +1,9 @@
 """What a method is: a declaration. The mathematics it names lives in `engine/curvature` and the pipeline.
 
-A method file declares one of three kinds and registers it:
+A method file declares one of four kinds and registers it:
     GradientMethod        inner products of (whitened) gradients; names its metric
     RepresentationMethod  cosines of hidden states
+    LossMethod            each row's own loss, whatever the query
     RowMethod             scores computed from the rows' text alone; every index serves these as controls
 
 Nothing here imports torch, so the API can list and validate methods without the engine installed.
@@ -82,14 +83,44 @@ class Method:
 
 @dataclass(frozen=True)
 class GradientMethod(Method):
-    """metric: a name in `engine.curvature`. unit_norm: each checkpoint's vector is stored with norm 1."""
+    """metric: a name in `engine.curvature`. unit_norm: each checkpoint's vector is stored with norm 1.
+
+    combine: how checkpoints add up: `scaled` by the query's own norm (DESIGN §4), `learning_rate` by each one's mean
+    learning rate (TracIn), or as they are (`sum`). odds: gradients of Σ log(p/(1−p)), on both sides.
+    damage: the row's weight is multiplied by 1 − its mean target probability (TRAK's Q).
+    alone: a row's loss is the mean over its own targets, as in a batch of its own (LESS), whatever the recipe says.
+    self_scores: the build knows each row's score on itself; without them there are no cosines and no self-influence.
+    """
 
     metric: str = "identity"
     unit_norm: bool = False
+    combine: Literal["scaled", "learning_rate", "sum"] = "scaled"
+    odds: bool = False
+    damage: bool = False
+    alone: bool = False
+    self_scores: bool = True
+
+    def in_units_of_f(self, options: Any) -> bool:
+        """Whether −score/N of one checkpoint predicts how f changes when the row is taken out (DESIGN §2.2): scores
+        in a whole inverse curvature (exponent 1), with no weight of the row's beside it."""
+        inverse = self.metric != "identity" and getattr(options, "exponent", 1.0) == 1.0
+        inverse = inverse and getattr(options, "ensemble_power", 0.0) == 0.0
+        return inverse and self.additive and self.combine == "scaled" and not (self.odds or self.damage)
 
 
 @dataclass(frozen=True)
 class RepresentationMethod(Method):
+    """parts: vectors of the hidden size a row takes."""
+
+    signed: bool = False
+    additive: bool = False
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class LossMethod(Method):
+    """The row's own loss under the model, whatever the query; also its self-influence."""
+
     signed: bool = False
     additive: bool = False
 

@@ -29,10 +29,12 @@ from engine.types import (
     IndexEstimate,
     IndexInfo,
     Measurement,
+    Member,
     MethodSpec,
     ModelInfo,
     Progress,
     Query,
+    Removal,
     SelfInfluence,
     Token,
 )
@@ -129,12 +131,14 @@ class FakeEngine:
         revision = json.loads((index_dir / "manifest.json").read_text())["revision"]
         return self._pool.submit(self._attribute, open_dataset(dataset_dir), revision, query, ask)
 
-    def self_influence(self, dataset_dir: Path, index_dir: Path, order: str, limit: int) -> list[SelfInfluence]:
-        self._called("self_influence", dataset_dir, index_dir, order, limit)
+    def self_influence(
+        self, dataset_dir: Path, index_dir: Path, order: str, limit: int, start: int = 0
+    ) -> list[SelfInfluence]:
+        self._called("self_influence", dataset_dir, index_dir, order, limit, start)
         rows = open_dataset(dataset_dir)
         scored = [SelfInfluence(at, row.id, float(len(example_text(row)))) for at, row in enumerate(rows)]
         sign = -1 if order == "desc" else 1
-        return sorted(scored, key=lambda row: (sign * row.score, row.position))[:limit]
+        return sorted(scored, key=lambda row: (sign * row.score, row.position))[start : start + limit]
 
     def status(self) -> dict[str, Any]:
         return {"device": "fake", "queue_depth": 0, "max_queue": self.max_queue, "models_loaded": 1, "batches": 0}
@@ -159,8 +163,9 @@ class FakeEngine:
         self.gate.wait()
         if "attribution" in self.errors:
             raise self.errors["attribution"]
-        prompt, completion = _question(query)
-        scores = _scores(rows, prompt + " " + completion)
+        asked = [_question(one) for one in query.members or (query,)]
+        prompt, completion = asked[0]
+        scores = _scores(rows, " ".join(f"{prompt} {completion}" for prompt, completion in asked))
         searched = _searched(rows, ask)
         method = ask.method or "ekfac"
         signed = method not in UNSIGNED
@@ -175,15 +180,15 @@ class FakeEngine:
             prompt=prompt,
             completion=completion,
             tokens=_tokens(prompt, completion),
-            measurement=Measurement(
-                "contrastive_log_prob" if query.contrast else "log_prob", -1.5, len(completion.split())
-            ),
+            measurement=Measurement(_kind(query), -1.5, len(completion.split())),
             tuned_minus_base=0.25,
             proponents=_hits(rows, scores, best[: ask.top_k], ask),
             opponents=_hits(rows, scores, opponents, ask),
             groups=_groups(rows, scores, searched, ask),
             diagnostics=Diagnostics(0.5, 0.1, 0.0, 2.0, searched=len(searched), total=len(rows)),
             timings_ms={"queue": 0.1, "tokenize": 0.1, "gradient": 1.0, "search": 0.2, "total": 1.4},
+            members=tuple(Member(*one) for one in asked) if query.members else None,
+            removal=_removal(rows, scores, ask),
         )
 
 
@@ -202,6 +207,20 @@ def _index_info(model: ModelConfig, rows: Dataset, config: IndexConfig) -> Index
         options={"projection_dim": 0},
         timings_s={"sketch": 0.1},
     )
+
+
+def _kind(query: Query) -> str:
+    contrast = "contrastive_" if query.contrast else ""
+    return f"{'mean_' if query.members else ''}{contrast}{query.measurement}"
+
+
+def _removal(rows: Dataset, scores: list[float], ask: AskOptions) -> Removal | None:
+    if ask.removal is None:
+        return None
+    tagged = rows.select(ask.removal.tags) if ask.removal.tags else []
+    chosen = {*tagged, *(at for at, row in enumerate(rows) if row.id in ask.removal.ids)}
+    total = sum(scores[at] for at in chosen)
+    return Removal(len(chosen), total, -total / len(rows))
 
 
 def _question(query: Query) -> tuple[str, str]:

@@ -22,6 +22,9 @@ from tests.app.resources import (
     wait_for_index,
 )
 
+MEMBER = {"prompt": "a", "completion": " b"}
+ALONE = {"prompt": None, "completion": None}
+
 
 @pytest.fixture
 def index(client: TestClient, model_dir: Path) -> dict[str, Any]:
@@ -84,6 +87,38 @@ def test_what_is_asked_reaches_the_engine(client: TestClient, index: dict[str, A
     assert body["diagnostics"]["searched"] == 1
 
 
+def test_what_is_measured_and_taken_out_reaches_the_engine(
+    client: TestClient, index: dict[str, Any], engine: FakeEngine
+) -> None:
+    removal = {"tags": {"task": "facts"}, "ids": ["sum"]}
+    body = post(client, index, measurement="log_odds", removal=removal).json()
+    (_, _, _, query, ask), *_ = submitted(engine)
+    assert query.measurement == "log_odds"
+    assert (ask.removal.tags, ask.removal.ids) == ({"task": "facts"}, ("sum",))
+    assert body["measurement"]["kind"] == "log_odds"
+    assert body["removal"].keys() == {"rows", "score", "predicted_change"} and body["removal"]["rows"] == 3
+    AttributionOut.model_validate(body, extra="forbid")
+    plain = post(client, index).json()
+    assert "removal" not in plain and "members" not in plain["query"]
+    assert plain["id"] != body["id"]
+
+
+def test_a_set_of_queries_is_asked_as_one(client: TestClient, index: dict[str, Any], engine: FakeEngine) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
+    members = [
+        {"prompt": "one", "completion": " two", "contrast": " three", "span": {"start": 0, "end": 2}},
+        {"messages": turns},
+    ]
+    body = post(client, index, prompt=None, completion=None, queries=members, measurement="log_odds").json()
+    query = submitted(engine)[0][3]
+    assert (query.prompt, query.completion, query.measurement, len(query.members)) == (None, None, "log_odds", 2)
+    assert (query.members[0].contrast, query.members[0].span.end) == (" three", 2)
+    assert query.members[1].messages[1].content == "Hello there"
+    assert body["measurement"]["kind"] == "mean_log_odds"
+    assert body["query"]["members"][1] == {"prompt": "Hi", "completion": "Hello there"}
+    AttributionOut.model_validate(body, extra="forbid")
+
+
 def test_the_last_assistant_turn_is_the_completion(client: TestClient, index: dict[str, Any]) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
     body = post(client, index, prompt=None, completion=None, messages=messages).json()
@@ -134,6 +169,18 @@ def test_without_an_index_the_newest_ready_one_answers(
         ({"filter": {"tag": {}}}, "invalid-request", "/filter/tag"),
         ({"topk": 3}, "invalid-request", "/topk"),
         ({"method": "ekfca"}, "unknown-method", "/method"),
+        ({"measurement": "odds"}, "invalid-request", "/measurement"),
+        ({"removal": {}}, "invalid-request", "/removal"),
+        ({"removal": {"tag": {"a": "b"}}}, "invalid-request", "/removal/tag"),
+        ({"queries": [MEMBER]}, "invalid-query", "/prompt"),
+        (ALONE | {"queries": []}, "invalid-request", "/queries"),
+        (ALONE | {"queries": [MEMBER] * 65}, "invalid-request", "/queries"),
+        (ALONE | {"queries": [MEMBER], "span": {"start": 0, "end": 1}}, "invalid-query", "/span"),
+        (ALONE | {"queries": [MEMBER, {"completion": " b"}]}, "invalid-query", "/queries/1/prompt"),
+        (ALONE | {"queries": [MEMBER, {"prompt": "a"}]}, "invalid-query", "/queries/1/completion"),
+        (ALONE | {"queries": [MEMBER, MEMBER | {"contrast": " b"}]}, "invalid-query", "/queries/1/contrast"),
+        (ALONE | {"queries": [MEMBER | {"span": {"start": 1, "end": 9}}]}, "invalid-query", "/queries/0/span/end"),
+        (ALONE | {"queries": [MEMBER | {"generate": {}}]}, "invalid-request", "/queries/0/generate"),
     ],
 )
 def test_a_question_that_is_not_well_formed_is_refused(

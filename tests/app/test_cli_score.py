@@ -11,7 +11,7 @@ import pytest
 
 from app import cli
 from app.commands import score as scoring
-from app.commands.queries import read_queries
+from app.commands.queries import as_bodies, read_queries
 from engine.errors import EmptyDataset, InvalidQuery
 from engine.pipeline import ScoreResult
 from engine.types import Coverage, Span
@@ -46,6 +46,20 @@ def test_queries_are_read_with_their_ids(queries):
     assert (second.id, len(second.query.messages or ())) == ("query-1", 2)
 
 
+def test_a_line_may_hold_a_set_and_name_its_measurement(tmp_path):
+    path = tmp_path / "queries.jsonl"
+    path.write_text(
+        '{"id": "s", "queries": [{"prompt": "a", "completion": " b"}, {"prompt": "c", "completion": " d"}], '
+        '"measurement": "log_odds"}\n{"prompt": "e", "completion": " f"}\n'
+    )
+    whole, plain = read_queries(path)
+    assert [member.prompt for member in whole.query.members] == ["a", "c"]
+    assert (whole.query.measurement, plain.query.measurement, plain.query.members) == ("log_odds", "log_prob", ())
+    with pytest.raises(InvalidQuery, match="cannot be part of a set"):
+        as_bodies([whole])
+    assert as_bodies([plain]) == [{"prompt": "e", "completion": " f"}]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -58,6 +72,10 @@ def test_queries_are_read_with_their_ids(queries):
         ('{"prompt": "a", "completion": "b", "span": {"start": "0", "end": 1}}', "span"),
         ('{"messages": [], "completion": "b"}', "messages"),
         ("[]", "not an object"),
+        ('{"prompt": "a", "completion": "b", "measurement": "odds"}', "measurement"),
+        ('{"prompt": "a", "queries": [{"prompt": "a", "completion": "b"}]}', "either queries or prompt"),
+        ('{"queries": []}', "queries"),
+        ('{"queries": [{"prompt": "a", "completion": "b", "id": "x"}]}', "unknown field 'id' in queries"),
         ("", "no query"),
         ('{"id": "x", "prompt": "a", "completion": "b"}\n' * 2, "2 queries with the id 'x'"),
     ],

@@ -14,6 +14,7 @@ from tests.app.commands import refused, run_json
 from tests.app.conftest import make_settings
 from tests.app.fakes import FakeEngine
 from tests.app.live import serving
+from tests.app.questions import submitted
 from tests.app.resources import jsonl
 
 
@@ -97,6 +98,17 @@ def test_an_index_is_built_by_names_and_waited_for(registered, capsys):
     assert "90.0% of the trained parameters" in capsys.readouterr().out
 
 
+def test_leave_for_a_partial_index_and_what_of_a_model_is_tracked(registered, engine, capsys):
+    build = ("index", "build", "--model", "bot", "--dataset", "train")
+    run_json(capsys, *build)
+    run_json(capsys, *build, "--allow-partial")
+    asked = [arguments[2].options.allow_partial for name, arguments in engine.calls if name == "build_index"]
+    assert asked == [False, True]
+    assert cli.main(["model", "show", "bot"]) == 0
+    assert "90.0% of the trained parameters can be tracked" in capsys.readouterr().out
+    assert run_json(capsys, "model", "show", "bot")["coverage"]["share"] == 0.9
+
+
 def test_no_wait_returns_the_job(registered, engine, capsys):
     engine.gate.clear()
     built = run_json(capsys, "index", "build", "--model", "bot", "--dataset", "train", "--no-wait")
@@ -156,6 +168,28 @@ def test_a_question_is_answered_in_json(ready, capsys):
     assert answer["query"]["completion"] == " generated answer"
 
 
+def test_log_odds_and_a_removal_are_asked_and_told(ready, engine, capsys):
+    question = ["ask", "--model", "bot", "--prompt", "Mira", "--completion", " In Port Halvern.", "--log-odds"]
+    assert cli.main([*question, "--removal-tag", "task=facts", "--removal-id", "sum"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "log-odds tuned − base" in text
+    assert "Taking out 3 rows: joint score" in text and "predicted change" in text
+    query, asked = submitted(engine)[0][3:]
+    assert (query.measurement, asked.removal.ids) == ("log_odds", ("sum",))
+
+
+def test_a_file_of_queries_is_asked_as_one_set(ready, engine, capsys, tmp_path):
+    file = tmp_path / "set.jsonl"
+    file.write_text(
+        '{"id": "q1", "prompt": "Mira", "completion": " born", "contrast": " sea"}\n'
+        '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]}\n'
+    )
+    assert cli.main(["ask", "--model", "bot", "--queries", str(file)]) == 0
+    assert "(and 1 more: the mean over 2 queries)" in " ".join(capsys.readouterr().out.split())
+    first, second = submitted(engine)[0][3].members
+    assert (first.prompt, first.contrast, second.messages[0].content) == ("Mira", " sea", "Hi")
+
+
 def test_messages_come_from_a_file(ready, capsys, tmp_path):
     file = tmp_path / "chat.json"
     file.write_text(
@@ -173,6 +207,8 @@ def test_messages_come_from_a_file(ready, capsys, tmp_path):
         ["--prompt", "a", "--completion", "b", "--span", "3"],
         ["--prompt", "a", "--completion", "b", "--tag", "novalue"],
         ["--prompt", "a", "--completion", "b", "--top-k", "0"],
+        ["--prompt", "a", "--completion", "b", "--removal-tag", "novalue"],
+        ["--prompt", "a", "--completion", "b", "--queries", __file__],
     ],
 )
 def test_a_question_badly_put_is_bad_usage(arguments, capsys):

@@ -79,7 +79,7 @@ def test_checkpoints_of_the_same_name_are_told_apart_by_place(
         ({"options": {"dampin": 8}}, "invalid-option", "/options/dampin", "'damping'"),
         ({"method": "bm25", "options": {"damping": 1}}, "invalid-option", "/options/damping", "has no option"),
         ({"options": {"damping": "high"}}, "invalid-option", "/options/damping", "damping"),
-        ({"options": {"dtype": "int8"}}, "invalid-option", "/options/dtype", "float16"),
+        ({"options": {"dtype": "int4"}}, "invalid-option", "/options/dtype", "float16"),
         ({"options": {"token_budget": 0}}, "invalid-option", "/options/token_budget", "greater"),
         ({"options": {"projection_dim": -1}}, "invalid-option", "/options/projection_dim", "projection_dim"),
         ({"options": {"max_length": "many"}}, "invalid-option", "/options/max_length", "integer"),
@@ -167,6 +167,20 @@ def test_self_influence_ranks_rows_with_their_texts(client: TestClient, model_di
     assert (lowest["example_id"], lowest["label"]) == ("sum", "good")
     assert_problem(client.get(path, params={"order": "up"}), 422, "invalid-request", "query:order")
     assert_problem(client.get(path, params={"limit": 0}), 422, "invalid-request", "query:limit")
+
+
+def test_self_influence_pages_through_all_rows(client: TestClient, model_dir: Path) -> None:
+    index = ready_index(client, model_dir)
+    path, cursor, seen = f"/v1/indexes/{index['id']}/self-influence", None, []
+    for _ in range(index["rows"]):
+        page = client.get(path, params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += page["data"]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    assert [row["rank"] for row in seen] == list(range(1, index["rows"] + 1))
+    assert {row["position"] for row in seen} == set(range(index["rows"]))
+    assert [row["score"] for row in seen] == sorted((row["score"] for row in seen), reverse=True)
+    assert_problem(client.get(path, params={"cursor": "nonsense"}), 422, "bad-cursor", "query:cursor")
 
 
 def test_self_influence_of_an_index_that_is_not_ready_is_a_conflict(

@@ -95,6 +95,36 @@ def test_generate_contrast_and_span(client: TestClient, base: Path) -> None:
     assert span["measurement"]["tokens"] == 2
 
 
+def test_log_odds_a_set_and_a_removal(client: TestClient, base: Path) -> None:
+    model = tuned(client, base)
+    options = {"exponent": 1.0, "ensemble_power": 0.0}
+    index = add_index(client, model["id"], add_dataset(client, ROWS)["id"], options=options)
+    wait_for_index(client, index["id"])
+    odds = ask(client, model["id"], measurement="log_odds", top_k=12, removal={"tags": {"parity": "1"}}).json()
+    assert odds["measurement"]["kind"] == "log_odds"
+    scores = {hit["position"]: hit["score"] for hit in odds["proponents"] + odds["opponents"]}
+    assert odds["removal"]["rows"] == 6 and odds["removal"]["predicted_change"] is not None
+    assert odds["removal"]["score"] == pytest.approx(sum(scores[i] for i in range(1, 12, 2)), rel=1e-2)
+    members = [{"prompt": ROWS[i]["prompt"], "completion": ROWS[i]["completion"]} for i in (1, 4)]
+    body = {"model": model["id"], "queries": members, "tokens": True}
+    response = client.post("/v1/attributions", json=body)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["measurement"]["kind"] == "mean_log_prob"
+    assert {token["member"] for token in answer["query"]["tokens"]} == {0, 1}
+    top = answer["proponents"][0]
+    assert sum(top["query_token_scores"]) == pytest.approx(top["score"], rel=1e-2)
+    refused = ask(client, model["id"], method="bm25", removal={"ids": ["ex-1"]})
+    assert_problem(refused, 422, "invalid-option", "/removal")
+
+
+def test_self_influence_that_no_index_holds_names_the_reason(client: TestClient, base: Path) -> None:
+    model = tuned(client, base)
+    index = wait_for_index(client, add_index(client, model["id"], add_dataset(client, ROWS)["id"], method="bm25")["id"])
+    problem = assert_problem(client.get(f"/v1/indexes/{index['id']}/self-influence"), 422, "invalid-option")
+    assert "no score on itself" in problem["detail"]
+
+
 def test_an_adapter_of_another_base(client: TestClient, base: Path) -> None:
     body = {"name": "bot", "base": str(base), "adapter": str(base.parent / "other")}
     assert_problem(client.post("/v1/models", json=body), 422, "adapter-base-mismatch")
@@ -160,7 +190,8 @@ def test_a_model_that_changed_on_disk_since_its_index_was_built(base: Path, tmp_
     settings = make_settings(tmp_path, model_roots=(tmp_path,))
     with TestClient(create_app(settings, LocalEngine(device="cpu"))) as client:
         model = add_model(client, copy, recipe=RECIPE)
-        wait_for_index(client, add_index(client, model["id"], add_dataset(client, ROWS)["id"])["id"])
+        index = add_index(client, model["id"], add_dataset(client, ROWS)["id"], options={"allow_partial": True})
+        wait_for_index(client, index["id"])
         assert ask(client, model["id"]).status_code == 200
     weights = load_file(copy / "model.safetensors")
     save_file({name: tensor * 1.01 for name, tensor in weights.items()}, copy / "model.safetensors", {"format": "pt"})
@@ -196,7 +227,9 @@ def test_a_full_disk_fails_the_job_and_a_resume_finishes_it(
 def test_every_method_can_be_built_and_asked(client: TestClient, base: Path) -> None:
     model = tuned(client, base)
     dataset = add_dataset(client, ROWS)
-    for method in (m["name"] for m in client.get("/v1/methods").json()["data"]):
+    slow = ("lissa", "astra")  # thousands of passes a query: tests/engine/test_solved_methods.py
+    listed = client.get("/v1/methods").json()["data"]
+    for method in (m["name"] for m in listed if not m["needs"] and m["name"] not in slow):
         index = wait_for_index(client, add_index(client, model["id"], dataset["id"], method=method)["id"])
         answer = ask(client, model["id"], index=index["id"]).json()
         assert answer["method"] == method and answer["diagnostics"]["total"] == 12

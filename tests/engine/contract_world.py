@@ -46,7 +46,7 @@ class World:
         key = f"{method}-{sorted(options.items())}"
         if key not in self._built:
             path = self.root / f"index-{len(self._built)}"
-            config = IndexConfig(method=method, options=IndexOptions(**options))
+            config = IndexConfig(method=method, options=IndexOptions(**options, allow_partial=True))
             build_index(self.model, self.dataset, config, path, factories.ignore)
             self._built[key] = OpenIndex(self.model, self.dataset, path)
         return self._built[key]
@@ -68,6 +68,8 @@ def magnitude(index: OpenIndex, query_row: int) -> np.ndarray:
     self_NC = np.sqrt(index.self_scores_NC.astype(np.float64))
     if self_NC.shape[1] == 1:
         return self_NC[query_row, 0] * self_NC[:, 0]
+    if getattr(index.plan.method, "combine", "scaled") == "sum":
+        return self_NC @ self_NC[query_row]
     return self_NC.sum(1)
 
 

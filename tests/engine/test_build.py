@@ -24,7 +24,7 @@ from engine.types import Progress
 from tests import factories
 from tests.engine.contract_world import digests
 
-OPTIONS = IndexOptions(shard_rows=4, curvature_rows=12)
+OPTIONS = IndexOptions(shard_rows=4, curvature_rows=12, allow_partial=True)
 CONFIG = IndexConfig(method="ekfac", options=OPTIONS)
 
 

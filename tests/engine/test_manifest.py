@@ -71,7 +71,7 @@ def test_a_directory_without_a_manifest_holds_no_index(tmp_path: Path) -> None:
         {"rows": 0},
         {"checkpoints": ()},
         {"blocks": ()},
-        {"dtype": "int8"},
+        {"dtype": "int4"},
         {"plan": {}},
         {"blocks": (Block(0, "a", 2, 3, 1),)},
         {"blocks": (Block(0, "a", 2, 3, 0), Block(0, "b", 1, 1, 5))},

@@ -120,7 +120,10 @@ def test_a_weight_that_all_rows_share_cancels_in_whitened_scores(tmp_path: Path,
     for recipe in (Recipe(), one_step):
         model = load_model(ModelConfig(str(tmp_path / "base"), dtype="float64", recipe=recipe))
         path = tmp_path / recipe.reduction
-        build_index(model, data, IndexConfig(method, options=IndexOptions(dtype="float32")), path, factories.ignore)
+        whole = {"exponent": 1.0, "ensemble_power": 0.0}
+        options = IndexOptions(dtype="float32", allow_partial=True)
+        config = IndexConfig(method, options=options, method_options=whole)
+        build_index(model, data, config, path, factories.ignore)
         with OpenIndex(model, data, path) as index:
             assert len(set(index.weights_N)) == 1 and (index.weights_N[0] == 1.0) == (recipe is not one_step)
             scores.append(score_query(index, query))

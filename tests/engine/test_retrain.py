@@ -60,7 +60,7 @@ def test_an_undisturbed_variant_is_the_fine_tune_itself(study: Study, tmp_path: 
     trainer.stack.theta_KP.data[0] = trainer.stack.flat(weights)
     np.testing.assert_allclose(trainer.measure(), outcome_VQ, rtol=0, atol=1e-9)
     contrast = prepare(model, None, QUERIES[1])
-    assert contrast.signs == (1.0, -1.0)
+    assert contrast.weights == (1.0, -1.0)
 
 
 def test_what_is_done_is_not_done_again_and_a_damaged_file_is(study: Study, tmp_path: Path) -> None:

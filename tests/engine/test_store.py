@@ -29,7 +29,7 @@ SHARD = "shards/00001.faiss"
     shard_rows=st.integers(1, 10),
     shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=3),
     checkpoints=st.integers(1, 2),
-    dtype=st.sampled_from(["float16", "float32"]),
+    dtype=st.sampled_from(["int8", "float16", "float32"]),
     exponent=st.integers(-15, 15),
 )
 def test_rows_read_back_within_their_dtype_whatever_their_magnitude(
@@ -54,7 +54,7 @@ def test_rows_read_back_within_their_dtype_whatever_their_magnitude(
     positions_K = np.arange(rows)[::-1]
     error_KD = np.abs(store.rows(positions_K) - vectors_ND[positions_K])
     norms_K1 = np.linalg.norm(vectors_ND[positions_K], axis=1, keepdims=True)
-    assert (error_KD <= {"float16": 2e-3, "float32": 1e-7}[dtype] * norms_K1).all()
+    assert (error_KD <= {"int8": 4e-3, "float16": 2e-3, "float32": 1e-7}[dtype] * norms_K1).all()
     assert store.norms() == pytest.approx(np.linalg.norm(store.rows(np.arange(rows)), axis=1), rel=1e-6)
 
 
@@ -75,7 +75,10 @@ def test_each_block_is_multiplied_by_its_own_scale(tmp_path: Path) -> None:
     assert np.array_equal(store.rows(np.array([6, 0, 6])), vectors_ND[[6, 0, 6]])
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [("float16", faiss.IndexScalarQuantizer), ("float32", faiss.IndexFlatIP)])
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [("int8", faiss.IndexScalarQuantizer), ("float16", faiss.IndexScalarQuantizer), ("float32", faiss.IndexFlatIP)],
+)
 def test_a_shard_is_an_ordinary_faiss_file(tmp_path: Path, dtype: str, kind: type) -> None:
     build(tmp_path, random_rows(make_manifest()), make_manifest(dtype=dtype))
     index = faiss.read_index(str(tmp_path / SHARD))
@@ -83,7 +86,7 @@ def test_a_shard_is_an_ordinary_faiss_file(tmp_path: Path, dtype: str, kind: typ
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 def test_shards_are_mapped_into_memory_not_read(tmp_path: Path, dtype: str) -> None:
     manifest = make_manifest(dtype=dtype)
     store = build(tmp_path, random_rows(manifest), manifest)
@@ -114,10 +117,38 @@ def test_bytes_counts_everything_on_disk(tmp_path: Path) -> None:
     assert store.bytes() == recorded + (tmp_path / "manifest.json").stat().st_size
 
 
+# --- int8 ---
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 9), exponent=st.integers(-30, 30), seed=st.integers(0, 2**16))
+def test_int8_is_within_half_a_step_of_each_rows_own_largest_number(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, exponent: int, seed: int
+) -> None:
+    manifest = make_manifest(rows, dtype="int8")
+    magnitudes_N1 = 10.0 ** np.random.default_rng(seed).uniform(-3, 3, (rows, 1)) * 2.0**exponent
+    vectors_ND = (random_rows(manifest, seed) * magnitudes_N1).astype(np.float32)
+    vectors_ND[0] = 0
+    found_ND = build(tmp_path_factory.mktemp("index"), vectors_ND, manifest).rows(np.arange(rows))
+    half_N1 = np.abs(vectors_ND).max(axis=1, keepdims=True) / 254
+    assert (np.abs(found_ND - vectors_ND) <= half_N1 * (1 + 1e-5)).all()
+    assert not found_ND[0].any()
+    largest_N = np.abs(vectors_ND).argmax(axis=1)
+    assert found_ND[np.arange(rows), largest_N] == pytest.approx(vectors_ND[np.arange(rows), largest_N], rel=1e-6)
+
+
+def test_int8_takes_a_byte_a_number_and_its_codes_are_whole(tmp_path: Path) -> None:
+    manifest = make_manifest(dtype="int8")
+    shards = list(build(tmp_path, random_rows(manifest), manifest).shards())
+    assert [shard.index.code_size for shard in shards] == [10] * 3
+    codes_ND = np.concatenate([shard.index.reconstruct_n(0, shard.index.ntotal) for shard in shards])
+    assert np.array_equal(codes_ND, np.rint(codes_ND)) and np.abs(codes_ND).max(axis=1).tolist() == [127] * 7
+
+
 # --- what may not be stored ---
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_refused_naming_row_and_module(tmp_path: Path, dtype: str, value: float) -> None:
     manifest = make_manifest(dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -17,7 +18,8 @@ import pytest
 
 from engine import durable
 from engine.errors import CorruptIndex, FingerprintMismatch, IndexUnavailable, StorageFull
-from engine.manifest import read_manifest
+from engine.manifest import read_manifest, write_manifest
+from engine.shard import open_shard, shard_files, write_sketches
 from engine.store import IndexStore
 from tests.engine.index_factory import build, flip_byte, make_manifest, random_rows, shard_bytes, write_missing
 
@@ -193,6 +195,27 @@ def test_a_file_that_lies_about_its_rows_is_refused_even_with_a_fitting_checksum
         IndexStore.open(tmp_path).rows(np.array([3]))
 
 
+@pytest.mark.parametrize(("written", "claimed"), [("float16", "int8"), ("int8", "float16"), ("float32", "float16")])
+def test_numbers_of_another_kind_are_refused_not_read_as_garbage(tmp_path: Path, written: Any, claimed: Any) -> None:
+    manifest = make_manifest(dtype=written)
+    store = build(tmp_path, random_rows(manifest), manifest)
+    write_manifest(tmp_path, dataclasses.replace(store.manifest, dtype=claimed))
+    with pytest.raises(CorruptIndex, match=f"not {claimed}"):
+        IndexStore.open(tmp_path).rows(np.array([0]))
+
+
+def test_int8_on_another_scale_is_refused(tmp_path: Path) -> None:
+    manifest = make_manifest(dtype="int8")
+    store = build(tmp_path, random_rows(manifest), manifest)
+    record = store.manifest.shards[0]
+    file = tmp_path / shard_files(record.name)[0]
+    index: Any = faiss.read_index(str(file))
+    faiss.copy_array_to_vector(np.array([-128, 255], np.float32), index.sq.trained)
+    checksums = record.checksums | {shard_files(record.name)[0]: write_sketches(file, index).checksum}
+    with pytest.raises(CorruptIndex, match="not int8"):
+        open_shard(tmp_path, dataclasses.replace(record, checksums=checksums), manifest)
+
+
 def test_a_dropped_shard_is_missing_until_it_is_written_again(tmp_path: Path) -> None:
     build(tmp_path, random_rows(make_manifest()), make_manifest())
     store = IndexStore.open_or_create(tmp_path, make_manifest())
@@ -225,7 +248,7 @@ class FullDisk:
         patch.setattr(durable.HashingSink, "write", write)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 def test_a_full_disk_keeps_finished_shards_and_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:

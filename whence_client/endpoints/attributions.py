@@ -18,7 +18,7 @@ _ANY: type[Attribution | PendingAttribution] = AnyAttribution  # type: ignore[as
 
 
 class Question(TypedDict, total=False):
-    """A query's fields, as in the API: exactly one of `prompt` and `messages`."""
+    """A query's fields, as in the API: exactly one of `prompt`, `messages` and `queries` (a set)."""
 
     index: str | None
     prompt: str | None
@@ -27,6 +27,8 @@ class Question(TypedDict, total=False):
     generate: dict[str, Any] | None
     contrast: str | None
     span: dict[str, int] | None
+    queries: Sequence[dict[str, Any]] | None
+    measurement: str | None
     method: str | None
     normalize: str | None
     top_k: int | None
@@ -35,6 +37,7 @@ class Question(TypedDict, total=False):
     modules: bool | None
     filter: dict[str, Any] | None
     group_by: str | None
+    removal: dict[str, Any] | None
     metadata: dict[str, Any] | None
 
 

@@ -55,9 +55,12 @@ def delete(index_id: str) -> Flow[None]:
     return discard(f"/v1/indexes/{index_id}")
 
 
-def self_influence(index_id: str, *, order: str = "desc", limit: int | None = None) -> Flow[Page[SelfInfluence]]:
-    """Rows by how much they influence themselves: mislabelled and odd ones first (`desc`)."""
-    return ask(get(f"/v1/indexes/{index_id}/self-influence", order=order, limit=limit), Page[SelfInfluence])
+def self_influence(
+    index_id: str, *, order: str = "desc", cursor: str | None = None, limit: int | None = None
+) -> Flow[Page[SelfInfluence]]:
+    """One page of the rows by how much they influence themselves: mislabelled and odd ones first (`desc`)."""
+    path = f"/v1/indexes/{index_id}/self-influence"
+    return ask(get(path, order=order, cursor=cursor, limit=limit), Page[SelfInfluence])
 
 
 def _body(
