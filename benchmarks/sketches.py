@@ -1,6 +1,7 @@
 """What is lost by storing less: rankings by compressed rows against exact ones, by bytes a row.
 
     python -m benchmarks.sketches [--work DIR] [--small]
+    python -m benchmarks.sketches --tables              the tables of docs/sketches.md, from results/sketches.json
 
 EK-FAC over five checkpoints. An index of whole gradients in float32 gives the rows and the exact scores. Every format's
 index is made from those rows by the functions that a build uses (a build would compute the same gradients once more for
@@ -16,6 +17,7 @@ Shapes: Q queries, N rows, B of them, S sample rows, D numbers of a whole row, W
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -32,7 +34,7 @@ from torch import Tensor
 
 from benchmarks.large_world import FineTuned, fine_tune, large_queries, large_rows
 from benchmarks.quality import kept, recipes, world
-from benchmarks.report import show, write
+from benchmarks.report import RESULTS, show, write
 from engine.build import build_index
 from engine.compression import LearnedBasis, Spectrum, fit_basis, spectrum_of
 from engine.config import IndexConfig, IndexOptions
@@ -105,7 +107,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="where fine-tunes and exact indexes are kept (a temporary folder)")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--tables", action="store_true", help="print the tables of what was measured before")
     options = parser.parse_args()
+    if options.tables:
+        return print(tables(json.loads((RESULTS / "sketches.json").read_text())["rows"]))
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="whence-sketches-") as scratch:
@@ -284,6 +289,24 @@ def lds(exact: Exact, scores_QN: np.ndarray) -> float | None:
     if exact.outcome_QM is None or exact.kept_MN is None:
         return None
     return score_lds(predict(scores_QN, exact.kept_MN), exact.outcome_QM).value
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: one table a world, the fewest bytes first; a column that a world has nothing for is left out."""
+    return "\n\n".join(_table([row for row in rows if row["N"] == count]) for count in {row["N"]: None for row in rows})
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    ordered = sorted(rows, key=lambda row: (row["bytes a row"], row["sketch"]))
+    names = [name for name in ordered[0] if any(row[name] is not None for row in ordered)]
+    lines = [names, ["---"] * len(names), *([_cell(name, row[name]) for name in names] for row in ordered)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if name in ("basis MB", "query ms") else f"{value:.3f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":

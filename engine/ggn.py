@@ -54,7 +54,7 @@ class GaussNewton:
             with sdpa_kernel(SDPBackend.MATH), _naming_what_is_missing():  # fused attention has no forward mode
                 self._add(total_KD, batch, tangents)
             rows += len(batch.positions)
-        return total_KD
+        return total_KD / rows
 
     def _add(self, total_KD: Tensor, batch: PaddedBatch, tangents: Sequence[Parameters]) -> None:
         leaves = {name: p.detach().requires_grad_() for name, p in self._parameters().items()}

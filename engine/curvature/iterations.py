@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Apply = Callable[[Tensor], Tensor]  # [K, D] → [K, D]
+_DIVERGED = 1e6  # times the residual at the start, which no convergent run comes near
 
 
 def richardson(
@@ -20,12 +21,12 @@ def richardson(
 ) -> tuple[Tensor, Tensor]:
     """(u [K, D], ‖g − A u‖/‖g‖ [K]): u ← u + P (g − A u)/step from u = 0, until the residual is within tolerance.
 
-    Converges where step > λ_max(PA)/2. P = 1 without `precondition`.
+    Converges where step > λ_max(PA)/2, and ends early where it sees that it does not. P = 1 without `precondition`.
     """
     u_KD, norms_K = torch.zeros_like(goal_KD), goal_KD.norm(dim=1)
     residual_KD, left_K = goal_KD.clone(), norms_K.clone()
     for _ in range(iterations):
-        open_K = left_K > tolerance * norms_K
+        open_K = (left_K > tolerance * norms_K) & (left_K < _DIVERGED * norms_K)
         if not bool(open_K.any()):
             break
         move_KD = residual_KD[open_K] if precondition is None else precondition(residual_KD[open_K])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.large_world import large_queries, large_rows
-from benchmarks.sketches import overlap, small, spearman
+from benchmarks.sketches import overlap, small, spearman, tables
 
 
 def test_agreement_is_measured_per_query() -> None:
@@ -18,6 +18,22 @@ def test_agreement_is_measured_per_query() -> None:
     assert overlap(found_QN, exact_QN).tolist() == [1, 0]
     half_1N = np.where(np.arange(40) >= 35, 100, 60 - np.arange(40))[None]
     assert overlap(half_1N, exact_QN[:1]) == pytest.approx(0.5)
+
+
+def test_tables_are_one_a_world_without_its_empty_columns() -> None:
+    shared = {"sketch": "learned", "basis MB": 837.2}
+    large = [{"N": 5681, "bytes a row": size, "LDS": None, "query ms": 12.6} | shared for size in (2048, 128)]
+    few = {"N": 594, "bytes a row": 128, "LDS": 0.6824, "query ms": None} | shared
+    assert tables([*large, few]).splitlines() == [
+        "| N | bytes a row | query ms | sketch | basis MB |",
+        "| --- | --- | --- | --- | --- |",
+        "| 5,681 | 128 | 13 | learned | 837 |",
+        "| 5,681 | 2,048 | 13 | learned | 837 |",
+        "",
+        "| N | bytes a row | LDS | sketch | basis MB |",
+        "| --- | --- | --- | --- | --- |",
+        "| 594 | 128 | 0.682 | learned | 837 |",
+    ]
 
 
 def test_the_large_world_has_five_thousand_rows_each_once() -> None:

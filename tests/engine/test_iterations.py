@@ -61,6 +61,18 @@ def test_too_few_iterations_are_told_by_the_residual() -> None:
     assert float(left_K.min()) > 1e-6
 
 
+def test_a_step_too_long_for_the_spectrum_ends_at_once() -> None:
+    calls = 0
+
+    def apply(v_KD: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return 5 * v_KD
+
+    left_K = richardson(apply, goals(1, 3, 1), 1.0, 1e-3, 10_000)[1]
+    assert float(left_K) > 1e3 and calls < 30
+
+
 def test_conjugate_gradients_need_fewer_products_than_richardson() -> None:
     """The same preconditioner, near the inverse but not it; both with their best: ASTRA's iteration against ours."""
     a_DD, goal_KD = positive(40, 2, 1e4), goals(1, 40, 2)

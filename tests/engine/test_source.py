@@ -142,7 +142,7 @@ def test_several_segments_are_the_product_of_their_matrices_and_transpose() -> N
 def test_it_is_the_derivative_of_a_run_on_a_quadratic(seed: int) -> None:
     """Gradient descent on ½θᵀHθ − ε gᵀθ in two stages of different H and g: qᵀ dθ/dε, step by step."""
     first, second = checkpoint(seed, 1.0), checkpoint(seed + 40, 1.0)
-    steps, rate = (40, 60), 1e-3
+    steps, rate = (200, 300), 0.01  # tσ up to three: neither all of the inverse nor none of it
     stages = [replace(c, horizon=k * rate) for c, k in zip((first, second), steps, strict=True)]
     g_ND = vectors(2)  # the row's gradient in each stage, held constant there
 
@@ -158,7 +158,7 @@ def test_it_is_the_derivative_of_a_run_on_a_quadratic(seed: int) -> None:
     expected = float(query_1D[0] @ (final(0.5) - final(-0.5)))
     run = Run([Segment([MODULE], [stage], adam=False) for stage in stages])
     found = sum(float(SourceSolver(run, n, 1.0).solve(query_1D) @ g_D) for n, g_D in enumerate(g_ND))
-    assert found == pytest.approx(expected, rel=0.01, abs=1e-4)
+    assert found == pytest.approx(expected, rel=0.02, abs=0.01)
 
 
 # --- through an index ---
