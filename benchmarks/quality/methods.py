@@ -18,6 +18,7 @@ from engine.answer import score_query
 from engine.build import build_index
 from engine.config import IndexConfig, IndexOptions, ModelConfig, fingerprint
 from engine.dataset import Dataset
+from engine.hits import has_self_scores
 from engine.model import load_model
 from engine.opened import OpenIndex
 from engine.types import Query
@@ -122,7 +123,7 @@ def _score(model: ModelConfig, data: Dataset, queries: Sequence[Query], path: Pa
     with OpenIndex(loaded, data, path) as index:
         scores_QN = np.stack([score_query(index, query) for query in queries])
         seconds = time.perf_counter() - started
-        selves_NC = index.self_scores_NC
+        selves_NC = index.self_scores_NC if has_self_scores(index.plan.method) else np.zeros(0)
     self_scores_N = selves_NC.sum(1) if selves_NC.size else None
     return Scored(choice, scores_QN, self_scores_N, seconds, info.bytes / len(data), info.options)
 
