@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.modules import TrackedModule
 from engine.sketch import EigenSketch, ModuleSketch, Projection, SeparableSketch, outer_sum
@@ -120,3 +121,29 @@ def test_the_same_seed_in_another_process_gives_identical_bytes() -> None:
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     mine = Projection(4, 7, 1).right(module(3, 40))
     assert mine is not None and other == mine.tobytes()
+
+
+class _LargestTensor(TorchDispatchMode):
+    """The most numbers any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        made = [result] if isinstance(result, Tensor) else []
+        self.numbers = max([self.numbers, *(tensor.numel() for tensor in made)])
+        return result
+
+
+@pytest.mark.parametrize("make", [separable, eigen])
+@pytest.mark.parametrize("width", [0, 3])
+def test_no_outer_product_per_position_is_ever_formed(make, width: int) -> None:  # type: ignore[no-untyped-def]
+    """B·T·O·I numbers are what makes attribution's memory explode: Σ_t δ_t a_tᵀ is one product of matrices."""
+    b, t, o, i = 3, 64, 6, 8
+    sketch = make(o, i, width, width, 0)
+    with _LargestTensor() as largest:
+        apply(sketch, random(b, t, i), random(b, t, o, seed=1))
+    rows, cols = sketch.shape
+    assert 0 < largest.numbers <= b * t * max(o, i) < b * t * rows * cols
