@@ -29,8 +29,9 @@ from benchmarks.random_llama import save_model, text_rows
 from benchmarks.report import report
 from engine.answer import attribute
 from engine.batching import PaddedBatch
-from engine.build import build_index, checkpoint_features, draft_manifest
+from engine.build import build_index, draft_manifest
 from engine.capture import GradientCapture
+from engine.checkpoints import checkpoint_features
 from engine.config import IndexConfig, IndexOptions
 from engine.curvature import get_metric
 from engine.curvature.fit import LabelDraws, fit_statistics, statistics_to_arrays

@@ -16,25 +16,21 @@ import torch
 
 from engine.batching import PaddedBatch
 from engine.capture import GradientCapture
-from engine.causal.replicas import (
-    fingerprints_C16,
-    replica_states,
-    replica_training,
-    require_unchanged,
-    train_replica,
+from engine.causal.replicas import fingerprints_C16, replica_training, train_replica
+from engine.checkpoints import (
+    REPLICAS_TENSORS,
+    ROWS_TENSORS,
+    checkpoint_features,
+    index_states,
+    map_name,
+    sketched_features,
 )
 from engine.compression import LearnedBasis, fit_basis
 from engine.config import IndexConfig
 from engine.coverage import require_coverage
 from engine.curvature import get_metric
-from engine.curvature.base import Metric, Setting, Statistics
-from engine.curvature.fit import (
-    LabelDraws,
-    calibration_rows,
-    fit_statistics,
-    statistics_from_arrays,
-    statistics_to_arrays,
-)
+from engine.curvature.base import Metric
+from engine.curvature.fit import LabelDraws, calibration_rows, fit_statistics, statistics_to_arrays
 from engine.dataset import Dataset
 from engine.draft import draft_manifest, index_info
 from engine.ensemble import record_schedule
@@ -43,15 +39,13 @@ from engine.forward_rows import row_passes
 from engine.loaded import LoadedModel, State
 from engine.manifest import block_scale
 from engine.methods import GradientMethod, RepresentationMethod
-from engine.moments import recorded_moments
-from engine.plan import Plan, make_plan
+from engine.plan import make_plan
 from engine.representation import save_mean
 from engine.rows import Batch, Batcher, encode_rows
 from engine.store import BASIS_TENSORS, IndexStore
+from engine.task_queries import with_queries
 from engine.types import CheckpointFn, IndexInfo, Progress
 
-ROWS_TENSORS = "rows"
-REPLICAS_TENSORS = "replicas"
 _SCALE_ROWS = 64  # rows that fix each block's storage scale; float16 leaves 255 times their maximum as headroom
 
 
@@ -188,7 +182,8 @@ class _Build:
             self._tick(len(batch.slots), "curvature")
             labels = None if draws is None else draws.sampler(batch.padded)
             sample_SD[list(batch.slots)] = features.compute(capture, batch.padded, labels).vectors_BD.cpu()
-        return sample_SD, [slice(b.offset, b.stop) for b in self.store.manifest.blocks if b.checkpoint == 0]
+        columns = [slice(b.offset, b.stop) for b in self.store.manifest.blocks if b.checkpoint == 0]
+        return with_queries(sample_SD, columns, features, capture, self.batcher, self.plan), columns
 
     def _chosen_batches(self, chosen: list[int], power: float) -> Iterator[Batch]:
         weights = [self.rows.weights[i] ** power for i in chosen]
@@ -329,63 +324,6 @@ class _Build:
                 f"checkpoints {', '.join(silent)} hold modules without any gradient (an untrained lora_B = 0, say)"
             )
         return tuple(warnings + [f"{file} was damaged and made again" for file in self.store.dropped])
-
-
-def index_states(model: LoadedModel, plan: Plan, store: IndexStore) -> list[State]:
-    """The checkpoints an index is made of: the model's own, then the replicas'. Raises CorruptIndex."""
-    own = [model.states[i] for i in plan.checkpoint_indices]
-    made = replica_states(model, store.path, plan.options.replicas, plan.replica_epochs)
-    if store.has_tensors(REPLICAS_TENSORS):
-        require_unchanged(made, store.load_tensors(REPLICAS_TENSORS)["fingerprints"])
-    return own + made
-
-
-def checkpoint_features(
-    model: LoadedModel, plan: Plan, store: IndexStore, number: int, state: State
-) -> GradientFeatures:
-    """Checkpoint `number` of an index, its curvature read from disk: the same for a build and for its queries."""
-    metric = get_metric(plan.method.metric, plan.method_options)  # type: ignore[attr-defined]
-    features = sketched_features(model, plan, store, number, state)
-    if metric.sample != "none":
-        arrays = store.load_tensors(map_name(number))
-        features.row_map = metric.load_map(arrays, checkpoint_setting(model, plan, store, number, state))
-    return features
-
-
-def sketched_features(model: LoadedModel, plan: Plan, store: IndexStore, number: int, state: State) -> GradientFeatures:
-    """As `checkpoint_features`, before the map that is fitted on such vectors."""
-    metric = get_metric(plan.method.metric, plan.method_options)  # type: ignore[attr-defined]
-    setting = checkpoint_setting(model, plan, store, number, state)
-    return GradientFeatures(
-        model,
-        state,
-        plan.tracked,
-        metric.module_sketches(plan.tracked, setting),
-        train_sketches=metric.train_sketches(plan.tracked, setting),
-        unit_norm=plan.method.unit_norm,  # type: ignore[attr-defined]
-        odds=plan.method.odds,  # type: ignore[attr-defined]
-        damage=plan.method.damage,  # type: ignore[attr-defined]
-        power=getattr(plan.method_options, "ensemble_power", 0.0),
-    )
-
-
-def checkpoint_setting(model: LoadedModel, plan: Plan, store: IndexStore, number: int, state: State) -> Setting:
-    metric = get_metric(plan.method.metric, plan.method_options)  # type: ignore[attr-defined]
-    return Setting(
-        statistics_from_arrays(store.load_tensors(f"checkpoint-{number:03d}"))
-        if metric.needs_covariance
-        else Statistics(0, 0),
-        plan.projection(number),
-        damping=getattr(plan.method_options, "damping", 0.0),
-        dtype=torch.promote_types(model.dtype, torch.float32),
-        device=model.device,
-        options=plan.method_options,
-        moments=recorded_moments(store, number, model, state, plan.tracked) if metric.needs_moments else None,
-    )
-
-
-def map_name(number: int) -> str:
-    return f"map-{number:03d}"
 
 
 def _statistics_dtype(model: LoadedModel) -> torch.dtype:

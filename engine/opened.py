@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.build import ROWS_TENSORS, checkpoint_features, index_states
 from engine.capture import GradientCapture
 from engine.causal.replicas import LABEL
+from engine.checkpoints import ROWS_TENSORS, checkpoint_features, index_states
 from engine.config import IndexConfig, IndexOptions
 from engine.dataset import Dataset, example_text
 from engine.draft import index_fingerprints

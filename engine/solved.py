@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from engine.batching import PaddedBatch
-from engine.build import checkpoint_setting
 from engine.capture import GradientCapture, Outcome
+from engine.checkpoints import checkpoint_setting
 from engine.consumers import SketchConsumer
 from engine.curvature import get_metric
 from engine.curvature.fit import LabelDraws, calibration_rows

@@ -11,11 +11,25 @@ from engine.methods.base import GradientMethod, register
 
 
 @dataclass(frozen=True)
+class TaskQuery:
+    """A question of the kind that will be asked."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
 class TrackStarOptions:
-    """damping: c in R + c·tr R/d, d a module's numbers."""
+    """damping: c in R + c·tr R/d, d a module's numbers.
+
+    queries: of one task. R is then λ·R_query + (1−λ)·R_train: what they all have in common (a form of words, say)
+    weighs less.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     damping: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    queries: Annotated[tuple[TaskQuery, ...], Field(max_length=1024)] = ()
 
 
 TRACKSTAR = register(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.curvature.adam import AdamStepSketch, ElementSketch
 from engine.curvature.trackstar import mixed, query_share, spectra
+from engine.errors import EmptyCompletion, InvalidOption
 from engine.opened import OpenIndex
 from engine.types import AskOptions
 from engine.whitening import inverse_root, spectrum_map
@@ -210,6 +211,47 @@ def test_scores_do_not_depend_on_batches(lora: AdamWorld, method: str, monkeypat
 
 
 # --- the mix of training and query curvature ---
+
+
+def test_trackstars_queries_are_mixed_into_its_second_moment(lora: AdamWorld) -> None:
+    """R = λ·R_query + (1−λ)·R_train, λ where the pooled spectra meet, written out with matrices."""
+    asked = [0, 1, 6]
+    queries = [{"prompt": lora.dataset[n].prompt, "completion": lora.dataset[n].completion} for n in asked]
+    expected_N, without_N = np.zeros(ROWS), np.zeros(ROWS)
+    with lora.index("trackstar", WIDTH, damping=0.2, queries=queries) as index:
+        found_N = lora.scores(index)
+        for state in range(EPOCHS):
+            rows = corrected(lora, index, state)
+            rows += [[part / lora.weights[n] for part in rows[n]] for n in asked]  # a query has weight 1
+            psi = F.normalize(_whitened_by_both(rows, lora.chosen, list(range(ROWS + 1, len(rows))), 0.2), dim=1)
+            expected_N += (psi[:ROWS] @ psi[ROWS]).numpy() / EPOCHS
+            psi = F.normalize(whitened(rows[: ROWS + 1], lora.chosen, 0.2), dim=1)
+            without_N += (psi[:ROWS] @ psi[ROWS]).numpy() / EPOCHS
+        assert index.store.manifest.options["queries"] == queries
+    assert_scores(found_N, expected_N)
+    assert np.abs(without_N - expected_N).max() > 0.01
+
+
+def _whitened_by_both(rows: list[list[Tensor]], train: list[int], queries: list[int], damping: float) -> Tensor:
+    phis = [torch.stack([row[number] for row in rows]) for number in range(len(rows[0]))]
+    moments = [[phi[side].T @ phi[side] / len(side) for phi in phis] for side in (train, queries)]
+    spectra = [torch.cat([torch.linalg.eigvalsh(r) for r in side]).sort(descending=True).values for side in moments]
+    k = min(int((values > 1e-12 * values[0]).sum()) for values in spectra) - 1
+    share = float(spectra[0][k] / (spectra[0][k] + spectra[1][k]))
+    columns = []
+    for phi, r_train, r_query in zip(phis, *moments, strict=True):
+        r = (1 - share) * r_train + share * r_query
+        r += damping * r.trace() / len(r) * torch.eye(len(r), dtype=FLOAT64)
+        columns.append(phi @ oracles.inverse_root(r))
+    return torch.cat(columns, 1)
+
+
+def test_a_query_that_cannot_be_asked_is_named(lora: AdamWorld) -> None:
+    with pytest.raises(EmptyCompletion) as caught:
+        lora.index("trackstar", WIDTH, queries=[{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}])
+    assert caught.value.pointer == "/options/queries/1/completion"
+    with pytest.raises(InvalidOption, match="queries/0/completion"):
+        lora.index("trackstar", WIDTH, queries=[{"prompt": "a"}])
 
 
 @settings(deadline=None, max_examples=25)
