@@ -73,6 +73,7 @@ CHOICES = (
     Choice("loss", "loss", "final"),
     *(Choice(name, name, "final") for name in CONTROLS),
 )
+COSTLY = ("astra, final",)  # about as long as all others together: on the smooth recipe alone
 QUICK_CHOICES = tuple(
     choice
     for choice in CHOICES

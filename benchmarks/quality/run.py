@@ -26,7 +26,7 @@ from benchmarks import report
 from benchmarks.quality import kept, recipes, truth, world
 from benchmarks.quality.detection import relevance
 from benchmarks.quality.leave import Asked, leave_out_rows
-from benchmarks.quality.methods import CHOICES, CONTROLS, QUICK_CHOICES, score_all
+from benchmarks.quality.methods import CHOICES, CONTROLS, COSTLY, QUICK_CHOICES, score_all
 from benchmarks.quality.peers.run import PEERS
 from benchmarks.quality.table import CONTROL, WHENCE, MethodScores, print_table, run_summary, table_rows
 from benchmarks.quality.theirs import peer_scores
@@ -123,6 +123,8 @@ def _methods(
     model: ModelConfig, data: Dataset, study: Study, measured: truth.Truth, out: Path, options: Options
 ) -> tuple[list[MethodScores], list[dict[str, Any]]]:
     choices = QUICK_CHOICES if options.quick else CHOICES
+    if study.training != recipes.SMOOTH:
+        choices = tuple(choice for choice in choices if choice.name not in COSTLY)
     own = [
         MethodScores(
             scored.choice.name,
