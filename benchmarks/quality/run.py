@@ -84,9 +84,10 @@ def main() -> None:
 def run_recipe(name: str, options: Options) -> Found:
     rows, questions = world.rows(), world.questions()
     study, out = recipes.study(name, rows, questions), options.work / name
-    _tell_cost(name, study, options, out)
+    plan = truth.ROUGH if name == "rough" and not options.quick else options.plan
+    _tell_cost(name, study, plan, out)
     with PhaseBars() as bars:
-        measured = truth.measure(study, options.plan, out / "retrains", bars.show)
+        measured = truth.measure(study, plan, out / "retrains", bars.show)
         model, data = _fine_tuned(study, out, bars)
     methods, unavailable = _methods(model, data, study, measured, out, options)
     methods = kept.as_kept(methods)
@@ -98,8 +99,8 @@ def run_recipe(name: str, options: Options) -> Found:
     return Found(table, run_summary(name, measured), left_out, unavailable)
 
 
-def _tell_cost(name: str, study: Study, options: Options, out: Path) -> None:
-    cost = truth.cost(study, options.plan, out / "retrains")
+def _tell_cost(name: str, study: Study, plan: truth.Plan, out: Path) -> None:
+    cost = truth.cost(study, plan, out / "retrains")
     _console.print(
         f"{name}: {cost.retrainings} retrainings to do, about {cost.seconds / 60:.0f} minutes "
         f"({cost.processes} processes, {cost.width} adapters in a stack)."
