@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from engine import search
+from engine.agreement import bm25_agreement, checkpoint_agreement
+from engine.clusters import with_clusters
 from engine.config import fingerprint
 from engine.diagnostics import diagnostics, group_sums, sample_rows
 from engine.errors import EngineError, InvalidOption, InvalidQuery, MethodNotServed
@@ -24,6 +26,7 @@ from engine.methods import GradientMethod, LossMethod, Method, RowMethod, get_me
 from engine.opened import OpenIndex
 from engine.question import Question, prepare
 from engine.removal import check_removal, removal
+from engine.score_errors import with_rank_intervals
 from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
 
 _SATURATED = 0.99
@@ -66,9 +69,9 @@ def attribute(index: OpenIndex, requests: Sequence[tuple[Query, AskOptions]]) ->
     return [answer for answer in answers if answer is not None]
 
 
-def score_query(index: OpenIndex, query: Query) -> np.ndarray:
-    """float32 [N]: the score of every row by the index's own method."""
-    ask = _begin(index, query, AskOptions())
+def score_query(index: OpenIndex, query: Query, method: str | None = None) -> np.ndarray:
+    """float32 [N]: the score of every row; by the index's own method, or by another that it serves."""
+    ask = _begin(index, query, AskOptions(method=method))
     _measure(index, [ask])
     return _scores(index, ask)
 
@@ -142,15 +145,19 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
         worst = _ranked(index, ask, scores_N, allowed_N, largest=False)
     sample = sample_rows(len(scores_N), index.store.manifest.width)
     with ask.timed("explain"):
-        proponents, opponents = describe(index, ask, scores_N, best, worst, sample)
+        hits = describe(index, ask, scores_N, best, worst, sample)
+        hits = with_rank_intervals(index, ask, scores_N, allowed_N, _weights(index, ask), *hits)
+        proponents, opponents, clusters = with_clusters(index.dataset, *hits, additive=_additive(ask))
         key = ask.options.group_by
         groups = None if key is None else tuple(group_sums(scores_N, _tag_values(index, key), allowed_N, sample))
-        figures = diagnostics(scores_N, index.lengths_N, allowed_N, sample)
+        figures = _with_agreement(
+            index, ask, scores_N, allowed_N, diagnostics(scores_N, index.lengths_N, allowed_N, sample)
+        )
         removed = removal(index, ask, scores_N)
     return Attribution(
         method=ask.method.name,
         signed=ask.method.signed,
-        additive=ask.method.additive and ask.options.normalize == "none",
+        additive=_additive(ask),
         revision=index.revision,
         prompt=question.prompt,
         completion=question.completion,
@@ -164,7 +171,12 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
         timings_ms={phase: round(value, 3) for phase, value in ask.timings.items()},
         members=question.members if len(question.members) > 1 else None,
         removal=removed,
+        clusters=clusters,
     )
+
+
+def _additive(ask: Ask) -> bool:
+    return ask.method.additive and ask.options.normalize == "none"
 
 
 def _scores(index: OpenIndex, ask: Ask) -> np.ndarray:
@@ -194,6 +206,12 @@ def _representation(index: OpenIndex, question: Question) -> QueryVector:
     return QueryVector(vector_D, np.ones(1), np.ones(1))
 
 
+def _weights(index: OpenIndex, ask: Ask) -> np.ndarray | None:
+    """float64 [N, C]: what every checkpoint's score of a row is multiplied by; None = 1."""
+    cosine = ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod)
+    return _cosine_weights(index, ask.vector) if cosine and ask.vector is not None else None
+
+
 def _cosine_weights(index: OpenIndex, vector: QueryVector) -> np.ndarray:
     """float64 [N, C]: what makes each checkpoint's score a cosine, and their sum the mean; 0 for a zero gradient."""
     norms_NC = np.sqrt(index.self_scores_NC.astype(np.float64)) * np.sqrt(vector.self_C) * vector.factors_C
@@ -218,7 +236,6 @@ def _ranked(
     if ask.vector is None:
         positions, scores = search.rank(scores_N, k, largest=largest, allowed_N=allowed_N)
     else:
-        cosine = ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod)
         positions, scores = search.top_k(
             index.store,
             ask.vector.vector_D.astype(np.float32),
@@ -226,7 +243,7 @@ def _ranked(
             k,
             largest=largest,
             allowed_N=allowed_N,
-            weights_NC=_cosine_weights(index, ask.vector) if cosine else None,
+            weights_NC=_weights(index, ask),
         )
     if not ask.method.signed:
         return positions, scores
@@ -253,6 +270,21 @@ def _tag_values(index: OpenIndex, group_by: str) -> list[str | None]:
     if not group_by.startswith("tags.") or not key:
         raise InvalidQuery(f"Cannot group by {group_by!r}.", remedy="Use group_by: tags.<key>.", pointer="/group_by")
     return index.dataset.tag_values(key)
+
+
+def _with_agreement(
+    index: OpenIndex, ask: Ask, scores_N: np.ndarray, allowed_N: np.ndarray | None, figures: Diagnostics
+) -> Diagnostics:
+    words = bm25_agreement(index, _question(ask).text, scores_N, allowed_N) if ask.method.name != "bm25" else None
+    if ask.vector is None or not isinstance(ask.method, GradientMethod):
+        return replace(figures, bm25_agreement=words)
+    weights_NC = _cosine_weights(index, ask.vector) if ask.options.normalize == "cosine" else None
+    return replace(
+        figures,
+        query_norm=float(np.sqrt(ask.vector.self_C).mean()),
+        checkpoint_agreement=checkpoint_agreement(index.store, ask.vector.vector_D, scores_N, allowed_N, weights_NC),
+        bm25_agreement=words,
+    )
 
 
 def _with_warnings(

@@ -58,7 +58,8 @@ def diagnostics(
     positive_share_top_1pct, top1_concentration: share of the total positive score carried by the top
     1 % of rows (rounded up) and by the top row; None when no score is positive. length_correlation:
     Spearman's of score and tokens; None when either is constant. null_z: distance of the top score
-    from the median, in standard deviations estimated by the MAD; None when that is 0.
+    from the median, in standard deviations estimated by the MAD; None when that is 0. score_spread,
+    effective_rows: see Diagnostics; None of no row, and effective_rows when all scores are 0.
     """
     allowed_N = np.ones(len(scores_N), bool) if allowed_N is None else allowed_N
     chosen = np.flatnonzero(allowed_N) if sample is None else sample[allowed_N[sample]]
@@ -72,6 +73,8 @@ def diagnostics(
         null_z=_null_z(scores_M),
         searched=int(np.count_nonzero(allowed_N)),
         total=len(scores_N),
+        score_spread=float(scores_M.std()) if len(scores_M) else None,
+        effective_rows=_effective_rows(scores_M),
         estimated=sample is not None,
         warnings=_warnings(len(scores_M), top_1, correlation),
     )
@@ -84,6 +87,15 @@ def _positive_shares(scores_M: np.ndarray) -> tuple[float | None, float | None]:
         return None, None
     top = -(-len(positive_M) // 100)
     return float(positive_M[:top].sum() / total), float(positive_M[0] / total)
+
+
+def _effective_rows(scores_M: np.ndarray) -> float | None:
+    """The participation ratio (Σ|s|)²/Σs²: K for K rows of equal weight, 1 when one row carries everything."""
+    largest = np.abs(scores_M).max(initial=0.0)
+    if largest == 0:
+        return None
+    weights_M = np.abs(scores_M) / largest  # squares of tiny scores would vanish
+    return float(weights_M.sum() ** 2 / np.square(weights_M).sum())
 
 
 def _spearman(scores_M: np.ndarray, lengths_M: np.ndarray) -> float | None:

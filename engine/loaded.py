@@ -124,6 +124,11 @@ class LoadedModel:
         """Copy a checkpoint (its number, negative: from the end; or a state that fits) into the resident module."""
         self._load(self.states[state] if isinstance(state, int) else state)
 
+    def exchange(self, states: list[State]) -> None:
+        """Take other checkpoints in place of the model's own; the last of them is resident then."""
+        self.states, self._current = states, None
+        self.use(-1)
+
     @contextmanager
     def base_weights(self) -> Iterator[None]:
         """The model as it was before fine-tuning; needs `has_base`."""

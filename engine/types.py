@@ -196,9 +196,18 @@ class Token:
     member: int = 0
 
 
+RankError = Literal["checkpoints", "storage", "none"]
+
+
 @dataclass(frozen=True)
 class Hit:
-    """One ranked row. percentile is of the score among all rows of the index, 0–100."""
+    """One ranked row. percentile is of the score among all rows of the index, 0–100.
+
+    rank_low, rank_high: best and worst rank that the score's error allows; tied: they differ, so that many rows share
+    these ranks. rank_error: the error that was counted: what other checkpoints or runs would change, the rounding of
+    stored numbers alone, or none (only equal scores tie). rank_estimated: from a sample of the rows.
+    cluster: number of the Cluster it belongs to.
+    """
 
     rank: int
     position: int
@@ -212,6 +221,28 @@ class Hit:
     train_position_shares: tuple[float, ...] | None = None
     module_scores: dict[str, float] | None = None
     exact_score: float | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
+    tied: bool = False
+    rank_error: RankError = "none"
+    rank_estimated: bool = False
+    cluster: int | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Hits whose texts nearly coincide (engine/near_duplicates.py), in the order of the answer; number: from 1.
+
+    score: the sum of their scores where these add up, else the strongest one. sides: which list each rank is of.
+    """
+
+    number: int
+    score: float
+    additive: bool
+    positions: tuple[int, ...]
+    example_ids: tuple[str, ...]
+    ranks: tuple[int, ...]
+    sides: tuple[Literal["proponent", "opponent"], ...]
 
 
 @dataclass(frozen=True)
@@ -253,12 +284,25 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Diagnostics:
+    """Figures of one answer; None where the method cannot give them. What a query's reliability is predicted from.
+
+    score_spread: standard deviation of the scores. effective_rows: (Σ|s|)²/Σs², how many rows of equal weight the scores
+    are worth. query_norm: length of the query's gradient in the index's metric, mean over checkpoints.
+    checkpoint_agreement: mean correlation of the scores that each checkpoint gives alone (of a large index estimated).
+    bm25_agreement: correlation of the scores with BM25's.
+    """
+
     positive_share_top_1pct: float | None
     top1_concentration: float | None
     length_correlation: float | None
     null_z: float | None
     searched: int
     total: int
+    score_spread: float | None = None
+    effective_rows: float | None = None
+    query_norm: float | None = None
+    checkpoint_agreement: float | None = None
+    bm25_agreement: float | None = None
     estimated: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -286,6 +330,7 @@ class Attribution:
     timings_ms: dict[str, float]
     members: tuple[Member, ...] | None = None
     removal: Removal | None = None
+    clusters: tuple[Cluster, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class EvaluationQuery:
-    """group: queries about one fact share it; a group is never on both sides of a split. None: a group of its own."""
+    """group: queries about one fact share it; a group is never on both sides of a split. None: a group of its own.
+
+    relevant: tags of the rows that really teach the answer, where that is known.
+    """
 
     query: Query
     group: str | None = None
+    relevant: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,21 @@ class EvaluationConfig:
     `leave_out_rows` rows of the index's method, of BM25's and of `leave_out_draws` random draws are left out, at
     `leave_out_seeds` seeds. directions: of the metasmoothness, two retrainings each.
     tuning_share: of the queries' groups and of the subsets; `auto` is chosen on these and measured on the rest.
+    mislabelled: tags of the rows known to be wrong, for the test of self-influence.
     """
 
     half_subsets: int = 60
     half_seeds: int = 2
     drop_subsets: int = 60
     drop_share: float = 0.02
-    leave_out_queries: int = 10
+    leave_out_queries: int = 20
     leave_out_rows: int = 4
     leave_out_draws: int = 8
-    leave_out_seeds: int = 2
+    leave_out_seeds: int = 1
     directions: int = 8
     tuning_share: float = 1 / 3
     candidates: tuple[Candidate, ...] = ()
+    mislabelled: dict[str, str] = field(default_factory=dict)
     seed: int = 0
 
 
@@ -124,7 +130,8 @@ class LeaveOutEvidence:
 class Verdict:
     """reason: one sentence for people, with the figures. remedy: the one thing to do about it, None when there is none.
 
-    more_retrains: how many more subsets would make the interval narrow enough, where it is too wide.
+    more_retrains: how many more retrainings (subsets × seeds) would make the interval narrow enough, where it is too
+    wide.
     """
 
     verdict: VerdictName
@@ -192,6 +199,17 @@ class Scorecard:
     def of(self, name: str) -> MethodEvidence | None:
         """The evidence of the method named so: the index's own, or a control it serves."""
         return next((method for method in self.methods if method.name == name), None)
+
+
+@dataclass(frozen=True)
+class EvaluationCost:
+    """retrainings: still to be done. seconds: what they will take on this machine, measured on a few steps; `basis`
+    says how."""
+
+    retrainings: int
+    processes: int
+    seconds: float
+    basis: str
 
 
 def to_json(scorecard: Scorecard) -> dict[str, Any]:

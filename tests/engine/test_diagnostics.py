@@ -64,6 +64,25 @@ def test_null_z_counts_robust_deviations_above_the_median() -> None:
     assert diagnostics(scores_N, np.ones(5001)).null_z == pytest.approx(8, abs=0.5)
 
 
+@given(arrays(np.float32, st.integers(1, 40), elements=SMALL_INTEGERS))
+def test_spread_and_effective_rows_are_their_formulas(scores_N: np.ndarray) -> None:
+    found = diagnostics(scores_N, np.ones(len(scores_N)))
+    values = [float(score) for score in scores_N]
+    mean = sum(values) / len(values)
+    assert found.score_spread == pytest.approx((sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5, abs=1e-9)
+    if not any(values):
+        assert found.effective_rows is None
+    else:
+        assert found.effective_rows == pytest.approx(sum(map(abs, values)) ** 2 / sum(v * v for v in values))
+
+
+def test_effective_rows_do_not_depend_on_the_scale() -> None:
+    scores_N = np.float32([3, -1, 2, 0])
+    tiny = diagnostics(scores_N * np.float32(1e-30), np.ones(4)).effective_rows
+    assert tiny == pytest.approx(diagnostics(scores_N, np.ones(4)).effective_rows)
+    assert diagnostics(np.float32([5, 5, -5, 0]), np.ones(4)).effective_rows == pytest.approx(3)
+
+
 def test_figures_without_meaning_are_none() -> None:
     flat = diagnostics(np.full(5, -1, np.float32), np.arange(5))
     assert flat.positive_share_top_1pct is flat.top1_concentration is flat.length_correlation is flat.null_z is None

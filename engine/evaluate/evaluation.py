@@ -1,0 +1,173 @@
+"""evaluate(): from an index, queries and the recipe to a scorecard.
+
+    scored.py        the scores of the index, its candidates, controls and twins
+    retrainings.py   which retrainings are made; engine/causal/retrain.py makes them
+    assemble.py      scores × outcomes → evidence; verdict.py says what it means
+
+Everything costly lies below `work` and is found again: an interrupted evaluation goes on at the last finished
+retraining and ends with the same scorecard.
+
+Shapes: Q queries, N rows, V variants, R seeds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.causal.retrain import Study, Variant, estimate, retrain
+from engine.causal.steps import check_trainable, make_steps
+from engine.config import ModelConfig, Training
+from engine.dataset import Dataset
+from engine.errors import InvalidOption, MissingNeed
+from engine.evaluate.conclude import scorecard_of
+from engine.evaluate.evidence import Evidence, Scores
+from engine.evaluate.retrainings import Outcomes, Retrainings, full, left_out
+from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard
+from engine.evaluate.scored import Scored, Scorer, top_rows
+from engine.types import CheckpointFn
+
+
+def evaluate(
+    model: ModelConfig,
+    dataset: Dataset,
+    index_dir: Path,
+    queries: Sequence[EvaluationQuery],
+    config: EvaluationConfig,
+    work: Path,
+    checkpoint: CheckpointFn,
+    *,
+    device: str = "cpu",
+) -> Scorecard:
+    """Measure the index in `index_dir`. `checkpoint` may raise Cancelled: what is finished by then is kept.
+
+    Raises MissingNeed (no recipe), UnsupportedModel, InvalidOption (a setting; another dataset than the recipe's),
+    InvalidQuery, FingerprintMismatch, StorageFull, EngineUnavailable (a training process died).
+    """
+    started = time.perf_counter()
+    study = study_of(model, dataset, queries, device)
+    check_config(config, len(dataset), queries)
+    work.mkdir(parents=True, exist_ok=True)
+    scorer = Scorer(model, dataset, index_dir, [asked.query for asked in queries], work, checkpoint, device)
+    own = scorer.own()
+    scores = Scores(own, scorer.candidates(config.candidates), scorer.controls(), scorer.twins(own, config.seed))
+    plan, asked = Retrainings(len(dataset), study.training, config), _asked(config, len(queries))
+    variants = [*plan.variants(), *_top_rows_left_out(plan, scores, asked)]
+    outcome_VQ = retrain(study, variants, work / "retrainings", checkpoint)
+    found = dict(zip((variant.name for variant in variants), outcome_VQ, strict=True))
+    outcomes = Outcomes.of(plan, found, len(queries))
+    falls = {scored.name: _falls(plan, scored, asked, found) for scored in scores.left_out} if asked else {}
+    evidence = Evidence(config, queries, plan, scores, outcomes, asked, falls)
+    evidence.save(work)
+    return scorecard_of(evidence, scorer, len(variants), time.perf_counter() - started)
+
+
+def _top_rows_left_out(plan: Retrainings, scores: Scores, asked: Sequence[int]) -> list[Variant]:
+    return [
+        variant
+        for scored in scores.left_out
+        for q in asked
+        for variant in plan.without_rows(scored.name, q, top_rows(scored.scores_QN[q], plan.config.leave_out_rows))
+    ]
+
+
+def _falls(plan: Retrainings, scored: Scored, asked: Sequence[int], found: dict[str, np.ndarray]) -> np.ndarray:
+    """[L, R]: how far f of a query fell without its top rows, nats."""
+    return np.array(
+        [
+            [found[full(seed)][q] - found[left_out(scored.name, q, seed)][q] for seed in plan.leave_out_seeds]
+            for q in asked
+        ]
+    )
+
+
+def estimate_evaluation(
+    model: ModelConfig,
+    dataset: Dataset,
+    index_dir: Path,
+    queries: Sequence[EvaluationQuery],
+    config: EvaluationConfig,
+    work: Path,
+    *,
+    device: str = "cpu",
+) -> EvaluationCost:
+    """What the retrainings would cost; they are nearly all of an evaluation. Raises what `evaluate` raises."""
+    study = study_of(model, dataset, queries, device)
+    check_config(config, len(dataset), queries)
+    plan = Retrainings(len(dataset), study.training, config)
+    variants = [*plan.variants(), *_any_rows_left_out(plan, len(queries))]
+    cost = estimate(study, variants, work / "retrainings")
+    steps = len(study.steps_of(study.training.seed))
+    basis = f"{cost.retrainings} retrainings of {steps} steps, timed on a few steps on this machine"
+    return EvaluationCost(cost.retrainings, cost.processes, round(cost.seconds, 1), basis)
+
+
+def study_of(model: ModelConfig, dataset: Dataset, queries: Sequence[EvaluationQuery], device: str) -> Study:
+    """The audited run, ready to be repeated."""
+    recipe = model.recipe
+    if recipe is None or recipe.training is None:
+        raise MissingNeed(
+            "An evaluation repeats the training, and this model's recipe is not known.",
+            remedy="Register the model with `recipe` (optimizer, epochs, LoRA …); `whence train` writes one.",
+            pointer="/index",
+        )
+    check_trainable(recipe.training)
+    recorded = recipe.details.get("rows")
+    if recorded is not None and recorded != len(dataset):
+        raise InvalidOption(
+            f"The recipe was recorded on {recorded} rows, the index is of {len(dataset)}.",
+            remedy="Evaluate an index of the dataset the model was trained on.",
+            pointer="/index",
+        )
+    return Study(
+        base=Path(model.base),
+        examples=tuple(dataset),
+        training=recipe.training,
+        queries=tuple(asked.query for asked in queries),
+        template=recipe.template,
+        max_length=recipe.max_length,
+        dtype=model.dtype,
+        device=device,
+        steps=_recorded_order(recipe.training, recipe.steps, len(dataset)),
+    )
+
+
+def _recorded_order(
+    training: Training, steps: tuple[tuple[int, ...], ...] | None, rows: int
+) -> tuple[tuple[int, ...], ...] | None:
+    """None where it is the order that our own trainer takes."""
+    return None if steps is None or steps == make_steps(rows, training) else steps
+
+
+def check_config(config: EvaluationConfig, rows: int, queries: Sequence[EvaluationQuery]) -> None:
+    """Raises InvalidOption naming the setting."""
+    if len(queries) < 2:
+        raise InvalidOption(f"{len(queries)} queries measure nothing.", remedy="Give 2 or more.", pointer="/queries")
+    if rows < 4:
+        raise InvalidOption(f"{rows} rows cannot be halved and compared.", pointer="/index")
+    least = {"half_subsets": 3, "half_seeds": 1, "drop_subsets": 0, "leave_out_queries": 0, "leave_out_draws": 2}
+    for name, bound in (least | {"leave_out_rows": 1, "leave_out_seeds": 1, "directions": 0}).items():
+        if getattr(config, name) < bound:
+            raise InvalidOption(f"{name} is {getattr(config, name)}; it must be at least {bound}.", pointer=f"/{name}")
+    for name in ("drop_share", "tuning_share"):
+        if not 0 <= getattr(config, name) < 1:
+            raise InvalidOption(f"{name} is {getattr(config, name)}; it must lie in [0, 1).", pointer=f"/{name}")
+    if config.leave_out_rows >= rows:
+        raise InvalidOption(f"leave_out_rows is {config.leave_out_rows} of {rows} rows.", pointer="/leave_out_rows")
+
+
+def _asked(config: EvaluationConfig, queries: int) -> list[int]:
+    """The queries whose top rows are left out: spread evenly over the list."""
+    count = min(config.leave_out_queries, queries)
+    return [round(place) for place in np.linspace(0, queries - 1, count)] if count else []
+
+
+def _any_rows_left_out(plan: Retrainings, queries: int) -> list[Variant]:
+    """As many variants as top rows will be left out of, before it is known which rows those are."""
+    methods = ["bm25", *(f"method {number}" for number in range(1 + len(plan.config.candidates)))]
+    some = [[(place + q) % plan.rows for place in range(plan.config.leave_out_rows)] for q in range(queries)]
+    asked = _asked(plan.config, queries)
+    return [variant for name in methods for q in asked for variant in plan.without_rows(name, q, some[q])]
