@@ -53,13 +53,15 @@ def relevance(rows: Sequence[Example], questions: Sequence[Question]) -> Relevan
 
 
 def detection(scores_QN: np.ndarray, self_scores_N: np.ndarray | None, known: Relevance) -> dict[str, float | None]:
-    """P@3 of facts; how often a row that teaches a fact outranks one that only looks alike (chance ½); poison; how
-    often a mislabelled row's self-score exceeds a right one's, among rows with a label; the two signs of a ranking
-    that ignores the question: one row on top everywhere, longer rows first."""
+    """P@3 of facts, and the share of a fact's rows among the first ten; how often a row that teaches a fact outranks
+    one that only looks alike (chance ½); poison; how often a mislabelled row's self-score exceeds a right one's, among
+    rows with a label; the two signs of a ranking that ignores the question: one row on top everywhere, longer rows
+    first."""
     fact_Q, poison_Q = known.kind_Q == "fact", known.kind_Q == "poison"
     facts, poison = (scores_QN[fact_Q], known.true_QN[fact_Q]), (scores_QN[poison_Q], known.true_QN[poison_Q])
     return {
         "P@3": over_queries(lambda scores_N, true_N: precision_at(scores_N, true_N, TOP), *facts).value,
+        "recall@10": over_queries(_recall_at_10, *facts).value,
         "truth over decoys": _truth_over_decoys(scores_QN[fact_Q], known.true_QN[fact_Q], known.decoy_QN[fact_Q]),
         "poison AUPRC": over_queries(auprc, *poison).value,
         "poison recall": over_queries(recall_at_class_size, *poison).value,
@@ -67,6 +69,12 @@ def detection(scores_QN: np.ndarray, self_scores_N: np.ndarray | None, known: Re
         "top-1 concentration": top1_concentration(scores_QN),
         "length correlation": length_correlation(scores_QN, known.lengths_N),
     }
+
+
+def _recall_at_10(scores_N: np.ndarray, true_N: np.ndarray) -> float | None:
+    """Of rows tied at the cut, the expected share."""
+    precision = precision_at(scores_N, true_N, 10)
+    return None if precision is None else min(1.0, precision * min(10, len(scores_N)) / int(true_N.sum()))
 
 
 def _truth_over_decoys(scores_QN: np.ndarray, true_QN: np.ndarray, decoy_QN: np.ndarray) -> float | None:

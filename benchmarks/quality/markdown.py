@@ -20,25 +20,23 @@ COLUMNS = (
     "2 %, own seed: LDS (95 %)",
     "2 %, over seeds: LDS (95 %)",
     "P@3",
+    "recall@10",
     "truth over decoys",
     "poison AUPRC",
     "mislabelled AUROC",
-    "time / ekfac, final",
     "bytes/example",
 )
-REFERENCE = "ekfac, final"  # seconds of a shared machine mean nothing by themselves
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """rows: of one recipe."""
-    seconds = next((row["seconds"] for row in rows if row["method"] == REFERENCE), None)
-    lines = [COLUMNS, ("---", *("---:" for _ in COLUMNS[1:])), *(_cells(row, seconds) for row in rows)]
+    lines = [COLUMNS, ("---", *("---:" for _ in COLUMNS[1:])), *(_cells(row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _cells(row: Mapping[str, Any], reference: float | None) -> tuple[str, ...]:
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     found = row["detection"]
-    names = ("P@3", "truth over decoys", "poison AUPRC", "mislabelled AUROC")
+    names = ("P@3", "recall@10", "truth over decoys", "poison AUPRC", "mislabelled AUROC")
     return (
         row["method"],
         _lds(row["half"]),
@@ -47,7 +45,6 @@ def _cells(row: Mapping[str, Any], reference: float | None) -> tuple[str, ...]:
         _lds(row["drop"]),
         _lds(row.get("drop over seeds")),
         *(_number(found[name]) for name in names),
-        _number(row["seconds"] / reference if row["seconds"] and reference else None, ".1f"),
         _number(row["bytes per example"], ",.0f"),
     )
 

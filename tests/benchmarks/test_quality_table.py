@@ -127,7 +127,7 @@ def test_a_constant_method_is_undefined_not_zero() -> None:
 
 def test_detection_columns_of_perfect_and_reversed_rankings() -> None:
     perfect, reverse = TABLE["perfect"]["detection"], TABLE["reversed"]["detection"]
-    for name in ("P@3", "truth over decoys", "poison AUPRC", "poison recall", "mislabelled AUROC"):
+    for name in ("P@3", "recall@10", "truth over decoys", "poison AUPRC", "poison recall", "mislabelled AUROC"):
         assert perfect[name] == 1.0
     assert reverse["P@3"] == reverse["truth over decoys"] == reverse["poison recall"] == 0.0
     assert reverse["mislabelled AUROC"] is None
