@@ -34,7 +34,7 @@ def figures(lds: float | None, best: str = "peer ekfac", own: bool = False) -> d
 
 def row(recipe: str, method: str, lds: float | None) -> dict[str, Any]:
     own = method == "peer ekfac"
-    found = dict.fromkeys(("P@3", "truth over decoys", "poison AUPRC", "mislabelled AUROC"), 0.5)
+    found = dict.fromkeys(("P@3", "recall@10", "truth over decoys", "poison AUPRC", "mislabelled AUROC"), 0.5)
     return {
         "recipe": recipe,
         "method": method,
