@@ -15,6 +15,7 @@ from app import __version__
 from app.commands import datasets, indexes, jobs, models
 from app.commands.ask import ask
 from app.commands.console import fail
+from app.commands.evaluate import evaluate
 from app.commands.methods import methods
 from app.commands.score import score
 from app.commands.serve import CannotListen, demo, migrate, serve
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, migrate, train, ask, score, methods):
+for command in (serve, demo, migrate, train, evaluate, ask, score, methods):
     app.command()(command)
 app.add_typer(models.app, name="model")
 app.add_typer(datasets.app, name="dataset")

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from engine.causal.recipe import FoundRecipe
 from engine.config import IndexConfig, ModelConfig
+from engine.dataset import open_dataset
 from engine.errors import EngineUnavailable
+from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard
 from engine.methods.specs import method_specs
 from engine.types import (
     AskOptions,
@@ -36,6 +39,7 @@ class EngineClient(Protocol):
     build_index resumes by itself what an earlier attempt left in `index_dir`.
     find_recipe looks beside the model's files and opens none that does not lie below `roots`.
     submit_attribution raises QueueFull at once when the bounded queue has no place.
+    evaluate goes on with what an earlier attempt left in `work_dir`.
     """
 
     def methods(self) -> list[MethodSpec]: ...
@@ -57,6 +61,27 @@ class EngineClient(Protocol):
     def self_influence(
         self, dataset_dir: Path, index_dir: Path, order: Order, limit: int, start: int = 0
     ) -> list[SelfInfluence]: ...
+
+    def evaluate(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        queries: Sequence[EvaluationQuery],
+        config: EvaluationConfig,
+        work_dir: Path,
+        checkpoint: CheckpointFn,
+    ) -> Scorecard: ...
+
+    def estimate_evaluation(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        queries: Sequence[EvaluationQuery],
+        config: EvaluationConfig,
+        work_dir: Path,
+    ) -> EvaluationCost: ...
 
     def status(self) -> dict[str, Any]: ...
 
@@ -103,6 +128,34 @@ class LocalEngine:
     ) -> list[SelfInfluence]:
         return self._started().self_influence(dataset_dir, index_dir, order, limit, start)
 
+    def evaluate(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        queries: Sequence[EvaluationQuery],
+        config: EvaluationConfig,
+        work_dir: Path,
+        checkpoint: CheckpointFn,
+    ) -> Scorecard:
+        """In the caller's thread, with a model of its own: it takes hours, and the lane answers queries meanwhile."""
+        evaluation, device = _evaluation(), self._started().device
+        dataset = open_dataset(dataset_dir)
+        return evaluation.evaluate(model, dataset, index_dir, queries, config, work_dir, checkpoint, device=device)
+
+    def estimate_evaluation(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        queries: Sequence[EvaluationQuery],
+        config: EvaluationConfig,
+        work_dir: Path,
+    ) -> EvaluationCost:
+        evaluation, device = _evaluation(), self._started().device
+        dataset = open_dataset(dataset_dir)
+        return evaluation.estimate_evaluation(model, dataset, index_dir, queries, config, work_dir, device=device)
+
     def status(self) -> dict[str, Any]:
         """Never starts the lane: asking how things stand costs nothing."""
         if self._lane is not None:
@@ -128,6 +181,14 @@ class LocalEngine:
         except ImportError as error:
             raise _not_installed(error) from error
         return Lane(device=self._device, threads=self._threads, max_queue=self._max_queue)
+
+
+def _evaluation() -> ModuleType:
+    try:
+        from engine.evaluate import evaluation
+    except ImportError as error:
+        raise _not_installed(error) from error
+    return evaluation
 
 
 def _not_installed(error: ImportError) -> EngineUnavailable:

@@ -7,6 +7,7 @@ from functools import partial
 from app.attributions import working
 from app.datasets import service as datasets
 from app.dependencies import Services
+from app.evaluations import running
 from app.indexes import building
 from app.jobs.contract import Handler
 
@@ -15,6 +16,9 @@ def handlers_of(services: Services) -> dict[str, Handler]:
     return {
         building.BUILD: Handler(partial(building.run_build, services), partial(building.follow_build, services)),
         datasets.LOAD: Handler(partial(datasets.run_load, services), partial(datasets.follow_load, services)),
+        running.EVALUATE: Handler(
+            partial(running.run_evaluation, services), partial(running.follow_evaluation, services)
+        ),
         working.ATTRIBUTION: Handler(
             partial(working.run_attribution, services), partial(working.follow_attribution, services)
         ),

@@ -15,6 +15,7 @@ from app.database import Database
 from app.datasets.endpoints import router as datasets
 from app.dependencies import Services
 from app.engine_client import EngineClient, LocalEngine
+from app.evaluations.endpoints import router as evaluations
 from app.handlers import handlers_of
 from app.homelock import HomeLock, create_home
 from app.indexes.endpoints import router as indexes
@@ -40,7 +41,7 @@ def create_app(settings: Settings | None = None, engine: EngineClient | None = N
     app.add_middleware(PlainUrl)
     app.add_middleware(RequestContext, metrics=services.metrics)
     install_problem_handlers(app)
-    for router in (models, datasets, indexes, attributions, methods, jobs, operations.router, dashboard):
+    for router in (models, datasets, indexes, evaluations, attributions, methods, jobs, operations.router, dashboard):
         app.include_router(router)
     telemetry.instrument(app)
     return app

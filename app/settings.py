@@ -18,7 +18,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=lambda: Path("~/.local/share/whence"),
-        description="Directory of the database, the datasets, the models and the indexes.",
+        description="Directory of the database, the datasets, the models, the indexes and the evaluations.",
     )
     database_url: str = Field(
         default="", description="SQLAlchemy URL (sqlite or postgresql). Empty: SQLite in `home`/whence.sqlite3."
@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
 
     worker_threads: int = Field(
-        default=2, ge=0, description="Job threads of this process; one of them never takes index builds. 0: none."
+        default=2,
+        ge=0,
+        description="Job threads of this process; one of them never takes index builds and evaluations. 0: none.",
     )
     poll_seconds: float = Field(default=1.0, gt=0, description="How often an idle worker looks for a job.")
     lease_seconds: float = Field(default=60.0, gt=0, description="After this long a silent worker's job is taken over.")
@@ -122,6 +124,10 @@ class Settings(BaseSettings):
     @property
     def indexes_dir(self) -> Path:
         return self.home / "indexes"
+
+    @property
+    def evaluations_dir(self) -> Path:
+        return self.home / "evaluations"
 
     @property
     def uploads_dir(self) -> Path:

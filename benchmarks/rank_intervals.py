@@ -132,14 +132,15 @@ def _order(terms_EN: np.ndarray) -> np.ndarray:
 def _kept_scores(recipe: str, work: Path) -> np.ndarray:
     """float64 [Q, R, E, N]: what each checkpoint adds to each score."""
     kept = work / "scores.npy"
-    if not kept.exists():
+    if not (kept.exists() and (work / COST).exists()):
         model, data = _fine_tuned(recipe, work)
         options = IndexOptions(replicas=RUNS - 1)
         build_index(model, data, IndexConfig("auto", "all", options), work / "index", lambda _progress: None)
+        queries = recipes.queries(world.questions())
         with OpenIndex(model, data, work / "index") as index:
-            queries = recipes.queries(world.questions())
+            if not kept.exists():
+                np.save(kept, np.stack([_by_checkpoint(index, query) for query in queries]))
             (work / COST).write_text(json.dumps(_cost(index, list(queries[:TIMED]))))
-            np.save(kept, np.stack([_by_checkpoint(index, query) for query in queries]))
     scores_QCN = np.load(kept).astype(np.float64)
     return scores_QCN.reshape(len(scores_QCN), RUNS, -1, scores_QCN.shape[-1])
 

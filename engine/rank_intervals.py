@@ -8,8 +8,8 @@ than what other checkpoints would do to it by chance (paired t over the C terms 
 The 2 is of a prediction (Hahn and Meeker 1991, Statistical Intervals, ch. 4): what has to agree is the same difference
 in an index of another run, which has an error of its own. The interval of a row then runs from 1 + the rows surely
 above it to all rows − those surely below it (Mogstad, Romano, Shaikh and Wilhelm 2024, "Inference for Ranks", §3;
-pair by pair, not simultaneously). How often the rank in another run's index lies inside is measured by
-`python -m benchmarks.rank_intervals`; it is not a statement about what retraining without a row does.
+pair by pair, not simultaneously). How often the rank in another run lies inside is measured by
+`python -m benchmarks.rank_intervals`; it is no statement about what retraining without a row does.
 
 With fewer than MIN_CHECKPOINTS only the rounding of stored numbers is known, which says nothing of how another run
 would rank.

@@ -286,8 +286,8 @@ class Measurement:
 class Diagnostics:
     """Figures of one answer; None where the method cannot give them. What a query's reliability is predicted from.
 
-    score_spread: standard deviation of the scores. effective_rows: (Σ|s|)²/Σs², how many rows of equal weight the scores
-    are worth. query_norm: length of the query's gradient in the index's metric, mean over checkpoints.
+    score_spread: standard deviation of the scores. effective_rows: (Σ|s|)²/Σs², how many rows of equal weight the
+    scores are worth. query_norm: length of the query's gradient in the index's metric, mean over checkpoints.
     checkpoint_agreement: mean correlation of the scores that each checkpoint gives alone (of a large index estimated).
     bm25_agreement: correlation of the scores with BM25's.
     """

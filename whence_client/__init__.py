@@ -19,6 +19,7 @@ from whence_client.errors import (
 from whence_client.problem import Problem
 from whence_client.retry import RetryPolicy
 from whence_client.sync import Whence
+from whence_client.trust import Evaluation, EvaluationCost
 from whence_client.types import (
     Attribution,
     Dataset,
@@ -40,6 +41,8 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Dataset",
+    "Evaluation",
+    "EvaluationCost",
     "Example",
     "Forbidden",
     "Hit",

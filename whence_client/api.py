@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from whence_client.endpoints import attributions, datasets, indexes, jobs, models, service
+from whence_client.endpoints import attributions, datasets, evaluations, indexes, jobs, models, service
 from whence_client.flow import Flow
 
 P = ParamSpec("P")
@@ -85,6 +85,15 @@ class Indexes(Group[Kind]):
     self_influence = Endpoint(indexes.self_influence)
 
 
+class Evaluations(Group[Kind]):
+    create = Endpoint(evaluations.create)
+    estimate = Endpoint(evaluations.estimate)
+    get = Endpoint(evaluations.retrieve)
+    list = Endpoint(evaluations.list_page)
+    all = Endpoint(evaluations.list_all)
+    delete = Endpoint(evaluations.delete)
+
+
 class Attributions(Group[Kind]):
     create = Endpoint(attributions.create)
     submit = Endpoint(attributions.submit)
@@ -117,5 +126,6 @@ class Api(Group[Kind]):
         self.models: Models[Kind] = Models(run)
         self.datasets: Datasets[Kind] = Datasets(run)
         self.indexes: Indexes[Kind] = Indexes(run)
+        self.evaluations: Evaluations[Kind] = Evaluations(run)
         self.attributions: Attributions[Kind] = Attributions(run)
         self.jobs: Jobs[Kind] = Jobs(run)

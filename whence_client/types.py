@@ -6,16 +6,17 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from whence_client.errors import WhenceError
 from whence_client.problem import Problem
+from whence_client.resource import Resource
+from whence_client.trust import (
+    Effect,
+    Trust,
+)
 
 T = TypeVar("T")
-
-
-class Resource(BaseModel):
-    model_config = ConfigDict(extra="allow")
 
 
 class Page(Resource, Generic[T]):
@@ -75,7 +76,8 @@ class Example(Resource):
 
 
 class Index(Resource):
-    """`state` is queued, building, ready, failed or stale; `job_id` is its build."""
+    """`state` is queued, building, ready, failed or stale; `job_id` is its build. `chosen_by`: the evaluation that
+    `auto` took its method from."""
 
     id: str
     job_id: str | None = None
@@ -83,6 +85,7 @@ class Index(Resource):
     dataset: str
     name: str | None = None
     method: str
+    chosen_by: str | None = None
     state: str
     serves: list[str] = []
     rows: int | None = None
@@ -154,7 +157,12 @@ class AskedQuery(Resource):
 
 
 class Hit(Resource):
-    """One ranked training example; `percentile` (0–100) is of its score among all rows of the index."""
+    """One ranked training example; `percentile` (0–100) is of its score among all rows of the index.
+
+    `rank_low` to `rank_high`: the ranks that the score's error allows, of which `rank_error` says what it is
+    (checkpoints, storage, none). `cluster`: the `number` of its cluster of near-duplicates. `predicted_effect`: None
+    where no scorecard's model holds for this answer.
+    """
 
     rank: int
     example_id: str
@@ -171,7 +179,25 @@ class Hit(Resource):
     query_token_scores: list[float | None] | None = None
     module_scores: dict[str, float | None] | None = None
     exact_score: float | None = None
-    effect: dict[str, Any] | None = None
+    predicted_effect: Effect | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
+    tied: bool = False
+    rank_error: str = "none"
+    rank_estimated: bool = False
+    cluster: int | None = None
+
+
+class Cluster(Resource):
+    """Hits whose texts nearly coincide. `score`: their sum where scores add up (`additive`), else the strongest."""
+
+    number: int
+    score: float | None
+    additive: bool = False
+    example_ids: list[str]
+    positions: list[int] = []
+    ranks: list[int]
+    sides: list[str] = []
 
 
 class Group(Resource):
@@ -190,23 +216,20 @@ class Removal(Resource):
     predicted_change: float | None = None
 
 
-class Trust(Resource):
-    """How far the ranking can be trusted: trusted, weak, untrusted or unmeasured, and why."""
-
-    verdict: str
-    reason: str | None = None
-    lds: dict[str, Any] | None = None
-    baselines: dict[str, Any] | None = None
-    evaluation_id: str | None = None
-
-
 class Diagnostics(Resource):
+    """Figures of one answer; None where the method, or an older server, does not give them."""
+
     positive_share_top_1pct: float | None = None
     top1_concentration: float | None = None
     length_correlation: float | None = None
     null_z: float | None = None
     searched: int | None = None
     total: int | None = None
+    score_spread: float | None = None
+    effective_rows: float | None = None
+    query_norm: float | None = None
+    checkpoint_agreement: float | None = None
+    bm25_agreement: float | None = None
     estimated: bool = False
     warnings: list[str] = []
 
@@ -224,6 +247,7 @@ class Attribution(Resource):
     query: AskedQuery
     proponents: list[Hit]
     opponents: list[Hit] = []
+    clusters: list[Cluster] = []
     groups: list[Group] | None = None
     removal: Removal | None = None
     trust: Trust

@@ -1,4 +1,4 @@
-"""The engine's answer as the API gives it: ids, example texts and trust beside the figures."""
+"""The engine's answer as it is stored: ids and example texts beside the figures. Trust is joined by trusted.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from engine.dataset import Dataset
 from engine.types import Attribution, Hit
 
 SIGN_CONVENTION = "positive = proponent"
-UNMEASURED = {"verdict": "unmeasured", "reason": "no scorecard exists for this index yet"}
 # A step that the method does not take, or that is not timed apart from another, is null.
 STEPS = ("queue", "tokenize", "gradient", "sketch", "precondition", "search", "explain")
+ALWAYS = ("rank", "example_id", "position", "score", "normalized_score", "percentile")
+RANKS = ("rank_low", "rank_high", "tied", "rank_error", "rank_estimated", "cluster")
 ASKED_FOR = (
     "position_shares",
     "query_token_scores",
@@ -25,8 +26,8 @@ ASKED_FOR = (
 )
 
 
-def shown_body(row: AttributionRow) -> dict[str, Any]:
-    """A stored attribution: its answer, or why there is none yet."""
+def stored_body(row: AttributionRow) -> dict[str, Any]:
+    """A stored attribution: its answer without trust, or why there is none yet."""
     if row.result is not None:
         return row.result
     return _asked(row) | {"job_id": row.job_id, "error": row.error}
@@ -55,7 +56,8 @@ def answer_body(row: AttributionRow, attribution: Attribution, rows: Dataset) ->
         },
         "proponents": [_hit(hit, rows) for hit in given.proponents],
         "opponents": [_hit(hit, rows) for hit in given.opponents],
-        "trust": dict(UNMEASURED),
+        "clusters": [dataclasses.asdict(cluster) for cluster in given.clusters],
+        "trust": None,  # its place: known when the answer is shown
         "tuned_minus_base": given.tuned_minus_base,
         "signed": given.signed,
         "additive": given.additive,
@@ -73,8 +75,7 @@ def answer_body(row: AttributionRow, attribution: Attribution, rows: Dataset) ->
 
 
 def _hit(hit: Hit, rows: Dataset) -> dict[str, Any]:
-    always = ("rank", "example_id", "position", "score", "normalized_score", "percentile")
-    body = {name: getattr(hit, name) for name in always} | shown(rows[hit.position])
+    body = {name: getattr(hit, name) for name in (*ALWAYS, *RANKS)} | shown(rows[hit.position])
     return body | {name: value for name in ASKED_FOR if (value := getattr(hit, name)) is not None}
 
 

@@ -27,11 +27,15 @@ def _set_of(body: AttributionCreate, members: list[MemberBody]) -> Query:
         if getattr(body, name) is not None:
             detail = f"Give either queries or {name}, not both: every query of a set brings its own."
             raise InvalidQuery(detail, pointer=f"/{name}")
-    for number, member in enumerate(members):
-        if (member.prompt is None) == (member.messages is None):
-            raise InvalidQuery("Give exactly one of prompt and messages.", pointer=f"/queries/{number}/prompt")
-    asked = tuple(_one(member, f"/queries/{number}") for number, member in enumerate(members))
+    asked = tuple(query_of_member(member, f"/queries/{number}") for number, member in enumerate(members))
     return Query(members=asked, measurement=body.measurement)
+
+
+def query_of_member(body: MemberBody, at: str) -> Query:
+    """One of several queries. Raises InvalidQuery, EmptyCompletion, pointing below `at`."""
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidQuery("Give exactly one of prompt and messages.", pointer=f"{at}/prompt")
+    return _one(body, at)
 
 
 def _one(body: AttributionCreate | MemberBody, at: str, *, generates: bool = False) -> Query:

@@ -135,8 +135,25 @@ class MeasurementOut(BaseModel):
     tokens: int
 
 
+class EffectOut(BaseModel):
+    """The change of the measurement, in nats, when the row is left out of this run, negative for what the row speaks
+    for. Between `low` and `high` a measurement lies with probability `level`."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+
+
 class HitOut(BaseModel):
-    """`percentile`: of the score among all rows of the index."""
+    """`percentile`: of the score among all rows of the index. `predicted_effect`: from the index's scorecard; null
+    where none holds for this answer.
+
+    `rank_low` to `rank_high`: the ranks that the score's error allows; `tied`: more than one. `rank_error`: what was
+    counted as error: what another run's checkpoints may change (`checkpoints`), only the rounding of stored numbers
+    (`storage`), or nothing (`none`: only equal scores tie). `rank_estimated`: from a sample of the rows. `cluster`: of
+    near-duplicates, its `number` in `clusters`.
+    """
 
     rank: int
     example_id: str
@@ -155,6 +172,26 @@ class HitOut(BaseModel):
     train_position_shares: list[float | None] | None = None
     module_scores: dict[str, float | None] | None = None
     exact_score: float | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
+    tied: bool = False
+    rank_error: Literal["checkpoints", "storage", "none"] = "none"
+    rank_estimated: bool = False
+    cluster: int | None = None
+    predicted_effect: EffectOut | None = None
+
+
+class ClusterOut(BaseModel):
+    """Hits whose texts nearly coincide, in the order of the answer. `score`: the sum of their scores where scores add
+    up (`additive`), else the strongest one's. `sides`: which list each of the `ranks` is of."""
+
+    number: int
+    score: float | None
+    additive: bool
+    example_ids: list[str]
+    positions: list[int]
+    ranks: list[int]
+    sides: list[Literal["proponent", "opponent"]]
 
 
 class GroupOut(BaseModel):
@@ -173,15 +210,70 @@ class RemovalOut(BaseModel):
     predicted_change: float | None
 
 
-class TrustOut(BaseModel):
-    """How far this ranking can be trusted for this model."""
+VerdictName = Literal["trusted", "weak", "untrusted", "unmeasured"]
 
-    verdict: Literal["trusted", "weak", "untrusted", "unmeasured"]
+
+class QuestionTrustOut(BaseModel):
+    """The verdict for one question. `lds` (`low` to `high`, of `ceiling` at most): the rank correlation of predicted
+    and measured outcomes; null where it was not measured. `more_retrains`: what an open verdict still needs."""
+
+    verdict: VerdictName
     reason: str
+    remedy: str | None
+    more_retrains: int | None
+    lds: float | None
+    low: float | None
+    high: float | None
+    ceiling: float | None
+
+
+class QuestionsOut(BaseModel):
+    """`composition`: what would a differently composed training set do? `this_run`: what did these rows do in it?"""
+
+    composition: QuestionTrustOut
+    this_run: QuestionTrustOut
+
+
+class TrustScopeOut(BaseModel):
+    """`extrapolated`: this answer lies beyond what was evaluated, for these `reasons`."""
+
+    extrapolated: bool
+    reasons: list[str]
+    measurement: str | None
+    queries: str | None
+
+
+class ReliabilityOut(BaseModel):
+    """Of this very question: the rank correlation to be expected. `level` low: do not act on it. `words`: one
+    sentence."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    level: Literal["high", "usual", "low"]
+    words: str
+
+
+class TrustOut(BaseModel):
+    """How far this ranking can be trusted for this model, as far as is known today: docs/trust.md. The headline is the
+    verdict for `composition`. `scorecard`: the evaluation it rests on; null: the index was not evaluated."""
+
+    verdict: VerdictName
+    reason: str
+    remedy: str | None
+    questions: QuestionsOut
+    scope: TrustScopeOut
+    reliability: ReliabilityOut | None
+    scorecard: str | None
 
 
 class DiagnosticsOut(BaseModel):
-    """`estimated`: from a fixed sample of the rows."""
+    """Figures of this answer; null where the method cannot give them. `estimated`: from a fixed sample of the rows.
+
+    `score_spread`: standard deviation of the scores. `effective_rows`: how many rows of equal weight the scores are
+    worth. `query_norm`: length of the query's gradient. `checkpoint_agreement`: mean correlation of the scores that
+    each checkpoint gives alone. `bm25_agreement`: correlation of the scores with BM25's.
+    """
 
     positive_share_top_1pct: float | None
     top1_concentration: float | None
@@ -189,6 +281,11 @@ class DiagnosticsOut(BaseModel):
     null_z: float | None
     searched: int
     total: int
+    score_spread: float | None = None
+    effective_rows: float | None = None
+    query_norm: float | None = None
+    checkpoint_agreement: float | None = None
+    bm25_agreement: float | None = None
     estimated: bool
     warnings: list[str]
 
@@ -204,6 +301,7 @@ class AttributionOut(BaseModel):
     query: QueryOut
     proponents: list[HitOut]
     opponents: list[HitOut]
+    clusters: list[ClusterOut] = Field(default=[], description="Near-duplicates among the hits: two rows or more.")
     groups: list[GroupOut] | None = None
     removal: RemovalOut | None = None
     trust: TrustOut

@@ -1,4 +1,4 @@
-"""From a question to a stored answer. The way of one query: plan → engine → answer → store (DESIGN §3)."""
+"""From a question to a stored answer. The way of one query: plan → engine → answer → store → trust (DESIGN §3)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.attributions.answer import answer_body, shown_body
+from app.attributions.answer import answer_body, stored_body
 from app.attributions.planning import Plan, plan_attribution
 from app.attributions.prefer import Preference
 from app.attributions.repository import AttributionsRepository
 from app.attributions.schemas import AttributionCreate
+from app.attributions.trusted import TrustedAnswers
 from app.attributions.working import ATTRIBUTION, finish, follow_attribution, run_attribution
 from app.dependencies import Services
 from app.errors import InUse, Unavailable
@@ -81,7 +82,7 @@ def _plan(
     with services.database.read() as session:
         plan = plan_attribution(session, tenant, services.settings, body)
         earlier = AttributionsRepository(session, tenant).answered(plan.cache_key) if use_stored else None
-        return plan, earlier and earlier.result
+        return plan, earlier and TrustedAnswers(session, tenant).shown(earlier)
 
 
 async def _ended(future: Future[Attribution], seconds: float) -> bool:
@@ -117,7 +118,8 @@ def _store(services: Services, tenant: str, plan: Plan, attribution: Attribution
         answer = answer_body(row, attribution, plan.live.rows)
         answer["timings_ms"]["store"] = round((time.perf_counter() - began) * 1000, 3)
         finish(row, answer)
-    return answer
+    with services.database.read() as session:
+        return TrustedAnswers(session, tenant).shown(row)
 
 
 def _adopt(
@@ -134,4 +136,4 @@ def _adopt(
         raise
     services.worker.adopt(job.id, future)
     headers = {"Location": f"/v1/jobs/{job.id}"} | ({"Preference-Applied": applied} if applied else {})
-    return Answered(202, shown_body(row), headers)
+    return Answered(202, stored_body(row), headers)

@@ -7,26 +7,29 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.console import clean, one_line, out, table, warn
+from app.commands.console import one_line, out, table, warn
+from app.commands.trust import effect_lines, effect_text, trust_lines
 from whence_client import Attribution, Hit
-from whence_client.types import Group, Removal
+from whence_client.types import Cluster, Group, Removal
 
 NOT_PROVEN = (
     "A high score predicts that training on this row more would raise this output; it does not prove that the model "
     "copied it, nor that without it the output would be gone."
 )
-_VERDICT_STYLE = {"trusted": "green", "weak": "yellow", "untrusted": "red", "unmeasured": "yellow"}
 
 
 def show_answer(answer: Attribution) -> None:
     out.print(question_line(answer))
-    out.print(trust_line(answer))
+    for line in trust_lines(answer):
+        out.print(line)
     out.print(fine_tuning_line(answer))
     out.print()
     out.print(hit_table("Proponents: they speak for this output", answer.proponents))
     if answer.opponents:
         out.print()
         out.print(hit_table("Opponents: they speak against it", answer.opponents))
+    for line in (*effect_lines(answer), *tie_lines(answer), *map(cluster_line, answer.clusters)):
+        out.print(line)
     if answer.groups:
         out.print()
         out.print(_group_table(answer.groups))
@@ -58,12 +61,6 @@ def removal_line(removal: Removal) -> Text:
     return line.append(".")
 
 
-def trust_line(answer: Attribution) -> Text:
-    verdict = answer.trust.verdict
-    line = Text("Trust: ").append(clean(verdict).plain, style=_VERDICT_STYLE.get(verdict, "yellow"))
-    return line.append(f" ({one_line(answer.trust.reason, 400).plain})") if answer.trust.reason else line
-
-
 def fine_tuning_line(answer: Attribution) -> Text:
     """What fine-tuning did to this output; when it did not raise it, that is the first thing to know."""
     gain = answer.tuned_minus_base
@@ -79,8 +76,37 @@ def fine_tuning_line(answer: Attribution) -> Text:
 
 
 def hit_table(title: str, hits: Sequence[Hit]) -> Table:
-    rows = [(h.rank, f"{h.score:+.4g}", _percentile(h), h.example_id, _tags(h), hit_text(h)) for h in hits]
-    return table(title, [">#", ">score", ">pct", "example", "tags", "text"], rows)
+    rows = [(rank_text(h), f"{h.score:+.4g}", _percentile(h), h.example_id, _tags(h), hit_text(h)) for h in hits]
+    columns = [">#", ">score", ">pct", "example", "tags", "text"]
+    effects = [effect_text(hit) for hit in hits]
+    if not any(effects):
+        return table(title, columns, rows)
+    with_effects = [(*row[:3], effect, *row[3:]) for row, effect in zip(rows, effects, strict=True)]
+    return table(title, [*columns[:3], ">effect", *columns[3:]], with_effects)
+
+
+def rank_text(hit: Hit) -> str:
+    """The rank, and of a tied row the ranks that its score's error allows."""
+    if not hit.tied or hit.rank_low is None or hit.rank_high is None:
+        return str(hit.rank)
+    return f"{hit.rank} ({'≈' if hit.rank_estimated else ''}{hit.rank_low}–{hit.rank_high})"
+
+
+def tie_lines(answer: Attribution) -> list[Text]:
+    """What ranks in brackets mean, where there are any."""
+    errors = {hit.rank_error for hit in (*answer.proponents, *answer.opponents) if hit.tied}
+    if not errors:
+        return []
+    another_run = "as far as the checkpoints tell; another run might rank the row anywhere there"
+    meant = another_run if "checkpoints" in errors else "the scores do not differ by more than rounding"
+    return [Text(f"Ranks in brackets: tied, {meant}.", style="dim")]
+
+
+def cluster_line(cluster: Cluster) -> Text:
+    """A cluster of near-duplicates in one line."""
+    score = "not finite" if cluster.score is None else f"{cluster.score:+.4g}"
+    said = f"Near-duplicates {cluster.number}: {', '.join(cluster.example_ids)}; "
+    return one_line(f"{said}{'together' if cluster.additive else 'the strongest'} {score}.", 400)
 
 
 def hit_text(hit: Hit) -> Text:

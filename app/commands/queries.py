@@ -39,6 +39,17 @@ def read_queries(path: Path) -> list[NamedQuery]:
     return queries
 
 
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """One JSON object a line, as the server is to check them; an `id` is left out. Raises InvalidQuery, naming the
+    line."""
+    found = [
+        {key: value for key, value in _object(line, number).items() if key != "id"} for number, line in _lines(path)
+    ]
+    if not found:
+        raise InvalidQuery(f"{path} holds no query.", remedy=REMEDY)
+    return found
+
+
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -49,12 +60,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _parse(line: str, number: int, default_id: str) -> NamedQuery:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        _refuse(number, f"not JSON: {error}")
-    if not isinstance(row, dict):
-        _refuse(number, "not an object")
+    row = _object(line, number)
     if unknown := sorted(set(row) - FIELDS):
         _refuse(number, f"unknown field {unknown[0]!r}")
     measurement = row.get("measurement", "log_prob")
@@ -62,6 +68,16 @@ def _parse(line: str, number: int, default_id: str) -> NamedQuery:
         _refuse(number, "measurement must be log_prob or log_odds")
     query = _query(row, number) if row.get("queries") is None else _set(row, number)
     return NamedQuery(str(row.get("id", default_id)), replace(query, measurement=measurement))
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        _refuse(number, f"not JSON: {error}")
+    if not isinstance(row, dict):
+        _refuse(number, "not an object")
+    return row
 
 
 def _set(row: dict[str, Any], number: int) -> Query:

@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.attributions.answer import shown_body
+from app.attributions.answer import stored_body
 from app.attributions.service import AttributionsService
+from app.attributions.trusted import TrustedAnswers
 from app.dashboard.views import RecentView, recent_view
 from app.dependencies import Services
 from app.indexes.service import READY, IndexesService
@@ -58,7 +59,7 @@ def load_stored(services: Services, tenant: str, attribution_id: str) -> Stored:
     """Raises NotFound."""
     with services.database.read() as session:
         row = AttributionsService(session, tenant).get(attribution_id)
-        body, request = shown_body(row), row.request
+        body, request = TrustedAnswers(session, tenant).shown(row), row.request
     query = body.get("query") or request
     form = AskForm(row.index_id, query.get("prompt") or "", query.get("completion") or "", request["top_k"])
     return Stored(body, form)
@@ -84,4 +85,4 @@ def _title(row: IndexRow, indexes: IndexesService) -> str:
 
 def _recent(session: Session, tenant: str) -> tuple[RecentView, ...]:
     rows, _ = AttributionsService(session, tenant).page(PageRequest(None, RECENT), model=None, index=None, since=None)
-    return tuple(recent_view(shown_body(row), row.request) for row in rows)
+    return tuple(recent_view(stored_body(row), row.request) for row in rows)

@@ -16,12 +16,17 @@ VERDICTS = {
     "untrusted": "Not to be trusted: for this model, scores like these did not predict what retraining did.",
     "unmeasured": "Not measured yet: how well these scores predict retraining is unknown for this model.",
 }
+QUESTIONS = {
+    "composition": "What would a differently composed training set do?",
+    "this_run": "What did these rows do in this very run?",
+}
 SHORT = 160
 
 
 @dataclass(frozen=True)
 class HitView:
-    """One ranked row. bar: width in percent of the longest bar on the page."""
+    """One ranked row. bar: width in percent of the longest bar on the page. tie, cluster, effect: words,
+    empty when there is none."""
 
     rank: int
     example_id: str
@@ -31,6 +36,27 @@ class HitView:
     tags: tuple[str, ...]
     prompt: str
     text: str
+    tie: str = ""
+    cluster: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """Near-duplicates among the rows shown."""
+
+    name: str
+    example_ids: tuple[str, ...]
+    score: str
+
+
+@dataclass(frozen=True)
+class QuestionView:
+    """One of the two questions that a verdict can be about."""
+
+    title: str
+    verdict: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -52,8 +78,14 @@ class AnswerView:
     verdict: str
     verdict_text: str
     verdict_reason: str
+    remedy: str
+    questions: tuple[QuestionView, ...]
+    reliability: str
+    unreliable: bool
+    scorecard: str | None
     proponents: tuple[HitView, ...]
     opponents: tuple[HitView, ...]
+    clusters: tuple[ClusterView, ...]
     signed: bool
     warnings: tuple[str, ...]
     method: str
@@ -75,7 +107,7 @@ def answer_view(body: dict[str, Any]) -> AnswerView:
     """`body`: an attribution as GET /v1/attributions/{id} gives it."""
     longest = max((abs(hit["score"] or 0.0) for hit in body["proponents"] + body["opponents"]), default=0.0)
     diagnostics: dict[str, Any] = body["diagnostics"]
-    trust: dict[str, str] = body["trust"]
+    trust: dict[str, Any] = body["trust"]
     return AnswerView(
         id=body["id"],
         prompt=body["query"]["prompt"],
@@ -84,16 +116,38 @@ def answer_view(body: dict[str, Any]) -> AnswerView:
         fine_tuning=_fine_tuning(body["tuned_minus_base"]),
         raised=None if body["tuned_minus_base"] is None else body["tuned_minus_base"] > 0,
         verdict=trust["verdict"],
-        verdict_text=VERDICTS.get(trust["verdict"], trust["verdict"]),
-        verdict_reason=trust.get("reason") or "",
+        verdict_text=_verdict(trust),
+        verdict_reason=trust["reason"],
+        remedy=trust["remedy"] or "",
+        questions=_questions(trust),
+        reliability=trust["reliability"]["words"] if trust["reliability"] else "",
+        unreliable=trust["reliability"] is not None and trust["reliability"]["level"] == "low",
+        scorecard=trust["scorecard"],
         proponents=tuple(_hit(hit, longest) for hit in body["proponents"]),
         opponents=tuple(_hit(hit, longest) for hit in body["opponents"]),
+        clusters=tuple(_cluster(cluster) for cluster in body.get("clusters", ())),
         signed=body["signed"],
         warnings=tuple(diagnostics["warnings"]),
         method=body["method"],
         index=body["index"],
         searched=f"{diagnostics['searched']:,} of {diagnostics['total']:,} rows",
         milliseconds=f"{body['timings_ms'].get('total') or 0.0:,.0f} ms",
+    )
+
+
+def _verdict(trust: dict[str, Any]) -> str:
+    said = VERDICTS.get(trust["verdict"], str(trust["verdict"]))
+    beyond = " (Extrapolated: this answer lies beyond what was measured.)" if trust["scope"]["extrapolated"] else ""
+    return said + beyond
+
+
+def _questions(trust: dict[str, Any]) -> tuple[QuestionView, ...]:
+    """Once something was measured; before that both say the same."""
+    if trust["scorecard"] is None:
+        return ()
+    asked = trust["questions"]
+    return tuple(
+        QuestionView(title, asked[name]["verdict"], asked[name]["reason"]) for name, title in QUESTIONS.items()
     )
 
 
@@ -147,7 +201,31 @@ def _hit(hit: dict[str, Any], longest: float) -> HitView:
         tags=tuple(f"{key}: {value}" for key, value in tags.items()),
         prompt=prompt,
         text=hit["completion"] if hit["completion"] is not None else hit["text"] or "",
+        tie=_tie(hit),
+        cluster=f"near-duplicates {hit['cluster']}" if hit.get("cluster") else "",
+        effect=_effect(hit["predicted_effect"]),
     )
+
+
+def _effect(effect: dict[str, Any] | None) -> str:
+    if effect is None:
+        return ""
+    interval = f"{effect['level']:.0%}: {effect['low']:+.2g} to {effect['high']:+.2g}"
+    return f"left out: {effect['value']:+.2g} nats ({interval})"
+
+
+def _tie(hit: dict[str, Any]) -> str:
+    """Answers stored by earlier versions say nothing of ties."""
+    if not hit.get("tied"):
+        return ""
+    about = "about " if hit["rank_estimated"] else ""
+    return f"tied with rank {about}{hit['rank_low']}–{hit['rank_high']}"
+
+
+def _cluster(cluster: dict[str, Any]) -> ClusterView:
+    score = "not finite" if cluster["score"] is None else f"{cluster['score']:+.4g}"
+    together = f"together {score}" if cluster["additive"] else f"the strongest {score}"
+    return ClusterView(f"near-duplicates {cluster['number']}", tuple(cluster["example_ids"]), together)
 
 
 def _measured(measurement: dict[str, Any]) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from app.commands.answer import fine_tuning_line, hit_text, question_line, trust_line
+from app.commands.answer import fine_tuning_line, hit_text, question_line
 from app.commands.console import facts, out, table
+from app.commands.trust import trust_line
 from engine.demo.corpus import DemoQuestion
 from engine.types import Example
 from whence_client import Attribution, Hit

@@ -56,7 +56,7 @@ def get_index(index_id: str, services: ServicesDep, session: ReadSession, tenant
     "/{index_id}",
     status_code=204,
     operation_id="delete_index",
-    summary="Delete an index and its files; stored answers stay",
+    summary="Delete an index and its files; stored answers and evaluations stay",
     responses=problems(404, 409, 422, 503),
 )
 def delete_index(index_id: str, services: ServicesDep, tenant: Tenant) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from app.evaluations.evidence import Choice
 from app.indexes.schemas import IndexCreate
 from engine.config import IndexConfig, IndexOptions
 from engine.errors import InvalidOption
@@ -66,6 +67,15 @@ def index_config(body: IndexCreate, states: Sequence[str]) -> IndexConfig:
     validate_method(body.method, own)
     chosen = _checkpoints(body.checkpoints, states)
     return IndexConfig(method=body.method, checkpoints=chosen, options=_shared(shared), method_options=own)
+
+
+def with_choice(body: IndexCreate, choice: Choice | None) -> IndexCreate:
+    """`auto` as an evaluation settled it. Options of the build stay as asked for; with options of a method in the
+    request nothing is settled: they are those of the usual one."""
+    if choice is None or any(name not in SHARED for name in body.options):
+        return body
+    own = {name: value for name, value in choice.options.items() if name in _options_of(choice.method)}
+    return body.model_copy(update={"method": choice.method, "options": {**body.options, **own}})
 
 
 def config_from(stored: dict[str, Any]) -> IndexConfig:

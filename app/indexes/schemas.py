@@ -23,7 +23,11 @@ class IndexCreate(RequestBody):
     model: PlainText
     dataset: PlainText
     name: Name | None = None
-    method: PlainText = Field(default="auto", description="`auto`: EK-FAC for adapters, K-FAC for dense fine-tunes.")
+    method: PlainText = Field(
+        default="auto",
+        description="`auto`: the best measured one where an evaluation of this model and dataset chose one; else "
+        "EK-FAC for adapters, K-FAC for dense fine-tunes.",
+    )
     checkpoints: Literal["all", "final"] | list[PathText] = Field(
         default="all", description="Which of the model's checkpoints; a path, or the end of one."
     )
@@ -33,7 +37,8 @@ class IndexCreate(RequestBody):
 
 
 class IndexOut(BaseModel):
-    """What the build learns is null until `state` is `ready`. `options`: what is in force, or was asked for."""
+    """What the build learns is null until `state` is `ready`. `options`: what is in force, or was asked for.
+    `chosen_by`: the evaluation that `auto` took the method and its options from."""
 
     id: str
     job_id: str | None
@@ -41,6 +46,7 @@ class IndexOut(BaseModel):
     model: str
     dataset: str
     method: str
+    chosen_by: str | None
     state: str
     serves: list[str]
     rows: int | None

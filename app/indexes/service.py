@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from app.datasets.service import DatasetsService
 from app.dependencies import Services
 from app.errors import InUse
+from app.evaluations.evidence import EvidenceService
 from app.indexes.building import BUILD, follow_build, run_build
-from app.indexes.options import index_config
+from app.indexes.options import AUTO, index_config, with_choice
 from app.indexes.repository import IndexesRepository
 from app.indexes.schemas import IndexCreate, IndexOut
 from app.jobs.service import JobsService
@@ -31,6 +32,16 @@ from engine.types import IndexEstimate
 __all__ = ["IndexesService", "LiveIndex", "follow_build", "run_build", "shown_index"]
 
 QUEUED, READY = "queued", "ready"
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """What is to be built. chosen_by: the evaluation that `auto` was settled by."""
+
+    model: ModelConfig
+    dataset_dir: Path
+    config: IndexConfig
+    chosen_by: str | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class IndexesService:
         self.models = ModelsService(session, tenant)
         self.datasets = DatasetsService(session, tenant, settings)
         self.jobs = JobsService(session, tenant)
+        self.evidence = EvidenceService(session, tenant)
         self.settings = settings
 
     def get(self, index_id: str) -> IndexRow:
@@ -62,21 +74,26 @@ class IndexesService:
     def page(self, request: PageRequest) -> tuple[list[IndexRow], str | None]:
         return self.repository.page(request)
 
-    def plan(self, body: IndexCreate) -> tuple[ModelConfig, Path, IndexConfig]:
+    def plan(self, body: IndexCreate) -> IndexPlan:
         """What the engine is to build. Raises NotFound, NotReady, UnknownMethod, InvalidOption."""
         model = self.models.get(body.model)
         dataset = self.datasets.ready(body.dataset)
-        return config_of(model), self.datasets.directory(dataset), index_config(body, trained_states(model))
+        choice = self.evidence.choice_for(model.id, dataset.id) if body.method == AUTO else None
+        settled = with_choice(body, choice)
+        config = index_config(settled, trained_states(model))
+        chosen_by = choice.evaluation_id if choice and settled is not body else None
+        return IndexPlan(config_of(model), self.datasets.directory(dataset), config, chosen_by)
 
     def create(self, body: IndexCreate) -> IndexRow:
         """The index and the job that builds it, in one transaction."""
-        _, _, config = self.plan(body)
+        plan = self.plan(body)
         row = IndexRow(
             name=body.name,
             model_id=body.model,
             dataset_id=body.dataset,
-            method=body.method,
-            config=dataclasses.asdict(config),
+            method=plan.config.method,
+            chosen_by=plan.chosen_by,
+            config=dataclasses.asdict(plan.config),
             state=QUEUED,
         )
         self.repository.add(row)
@@ -113,10 +130,11 @@ class IndexesService:
             raise MethodNotServed(detail, pointer="/method", serves=list(row.serves))
 
     def delete(self, index_id: str) -> None:
-        """Forgets the index; `remove_files` follows the commit. Stored answers stay. Raises InUse."""
+        """Forgets the index; `remove_files` follows the commit. Stored answers and evaluations stay. Raises InUse."""
         row = self.repository.get(index_id)
         job = self.jobs.active_for(row.id)
-        if user := (job and job.id) or self.repository.running_attribution(row.id):
+        users = (self.repository.running_evaluation, self.repository.running_attribution)
+        if user := (job and job.id) or next((found for find in users if (found := find(row.id))), None):
             raise InUse(f"Index '{row.id}' is used by '{user}'.", used_by=user)
         self.repository.delete(row)
 
@@ -141,7 +159,7 @@ def create_index(services: Services, tenant: str, body: IndexCreate) -> IndexRow
 def estimate_index(services: Services, tenant: str, body: IndexCreate) -> IndexEstimate:
     with services.database.read() as session:
         plan = IndexesService(session, tenant, services.settings).plan(body)
-    return services.engine.estimate_index(*plan)
+    return services.engine.estimate_index(plan.model, plan.dataset_dir, plan.config)
 
 
 def delete_index(services: Services, tenant: str, index_id: str) -> None:

@@ -3,6 +3,7 @@
 from app.tables.attribution import AttributionRow
 from app.tables.base import DEFAULT_TENANT, Base, new_id, utc_now
 from app.tables.dataset import DatasetRow
+from app.tables.evaluation import EvaluationRow
 from app.tables.idempotency_key import IdempotencyKeyRow
 from app.tables.index import IndexRow
 from app.tables.job import JobRow
@@ -14,6 +15,7 @@ __all__ = [
     "AttributionRow",
     "Base",
     "DatasetRow",
+    "EvaluationRow",
     "IdempotencyKeyRow",
     "IndexRow",
     "JobEventRow",

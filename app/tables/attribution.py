@@ -13,7 +13,8 @@ from app.tables.base import Base, Listed, new_id
 
 
 class AttributionRow(Listed, Base):
-    """state: running | succeeded | failed | cancelled. `result`: the answer as the API gives it.
+    """state: running | succeeded | failed | cancelled. `result`: the answer as the API gives it,
+    but for its trust, which is joined when it is shown.
 
     `cache_key` hashes (index revision, request): results are pure functions of the two.
     model_id and index_id are not foreign keys: an answer outlives the index that gave it.

@@ -17,7 +17,8 @@ class IndexRow(Listed, Base):
     """state: queued | building | ready | failed | stale.
 
     `config`: the engine.config.IndexConfig asked for, as JSON. What the build reported
-    (engine.types.IndexInfo) fills the columns from `rows` on; they are null until it is ready.
+    (engine.types.IndexInfo) fills the columns from `rows` on; they are null until it is ready. `chosen_by`: the
+    evaluation that `auto` took the method from.
     """
 
     __tablename__ = "indexes"
@@ -32,6 +33,7 @@ class IndexRow(Listed, Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     method: Mapped[str] = mapped_column(String(64))
+    chosen_by: Mapped[str | None] = mapped_column(String(40))
     config: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16))
     job_id: Mapped[str | None] = mapped_column(String(40))

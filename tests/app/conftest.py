@@ -75,14 +75,14 @@ def model_dir(tmp_path: Path) -> Path:
     return directory
 
 
-def wait_for(condition: Callable[[], Any], what: str = "the condition") -> Any:
-    """The first true value of `condition`; fails after PATIENCE_SECONDS."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_for(condition: Callable[[], Any], what: str = "the condition", seconds: float = PATIENCE_SECONDS) -> Any:
+    """The first true value of `condition`; fails when it does not come about in time."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.01)
-    raise AssertionError(f"{what} did not come about within {PATIENCE_SECONDS} s")
+    raise AssertionError(f"{what} did not come about within {seconds} s")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from engine.causal.recorded import find_recipe
 from engine.config import IndexConfig, ModelConfig, fingerprint
 from engine.dataset import Dataset, example_text, open_dataset
 from engine.errors import IndexUnavailable, NotAModel
+from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard, VerdictName
 from engine.methods.specs import method_specs
 from engine.types import (
     AskOptions,
@@ -38,6 +39,7 @@ from engine.types import (
     SelfInfluence,
     Token,
 )
+from tests.app.fake_scorecards import scorecard_of
 
 COVERAGE = Coverage(tracked_parameters=90, trained_parameters=100, share=0.9)
 SERVES = ("ekfac", "bm25", "length", "random")
@@ -51,14 +53,16 @@ class FakeEngine:
     Tell it what to do:
         errors["build_index"] = StorageFull("…")   that method raises (submit_attribution: the call itself;
                                                    "attribution": its future)
-        gate.clear()                               builds and attributions wait until gate.set();
+        gate.clear()                               builds, evaluations and attributions wait until gate.set();
                                                    a waiting build calls checkpoint, so it can be cancelled
-        step_seconds = 0.01                        builds take that long a row
+        step_seconds = 0.01                        builds take that long a row, evaluations a subset
+        verdict = "untrusted"                      what evaluations find of the index's own method
     `calls` records (method, arguments).
     """
 
     errors: dict[str, Exception] = field(default_factory=dict)
     step_seconds: float = 0.0
+    verdict: VerdictName = "trusted"
     max_queue: int = 64
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
     closed: bool = False
@@ -140,6 +144,44 @@ class FakeEngine:
         sign = -1 if order == "desc" else 1
         return sorted(scored, key=lambda row: (sign * row.score, row.position))[start : start + limit]
 
+    def evaluate(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        queries: Sequence[EvaluationQuery],
+        config: EvaluationConfig,
+        work_dir: Path,
+        checkpoint: CheckpointFn,
+    ) -> Scorecard:
+        """Writes one small file a subset, as a finished retraining; those that are there are not written again."""
+        self._called("evaluate", model, dataset_dir, index_dir, queries, config, work_dir)
+        total = config.half_subsets
+        for done in range(total):
+            checkpoint(Progress(done, total, "retrainings", "retrain"))
+            self._wait(lambda at=done: checkpoint(Progress(at, total, "retrainings", "retrain")))
+            run = _run_file(work_dir, done)
+            if not run.exists():
+                run.parent.mkdir(parents=True, exist_ok=True)
+                run.write_text(json.dumps({"trained by": work_dir.name}))
+        checkpoint(Progress(total, total, "retrainings", "retrain"))
+        revision = json.loads((index_dir / "manifest.json").read_text())["revision"]
+        return scorecard_of(revision, queries, config, len(open_dataset(dataset_dir)), self.verdict)
+
+    def estimate_evaluation(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        queries: Sequence[EvaluationQuery],
+        config: EvaluationConfig,
+        work_dir: Path,
+    ) -> EvaluationCost:
+        self._called("estimate_evaluation", model, dataset_dir, index_dir, queries, config, work_dir)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        missing = sum(not _run_file(work_dir, run).exists() for run in range(config.half_subsets))
+        return EvaluationCost(missing, 2, missing * 30.0, "counted subsets")
+
     def status(self) -> dict[str, Any]:
         return {"device": "fake", "queue_depth": 0, "max_queue": self.max_queue, "models_loaded": 1, "batches": 0}
 
@@ -190,6 +232,10 @@ class FakeEngine:
             members=tuple(Member(*one) for one in asked) if query.members else None,
             removal=_removal(rows, scores, ask),
         )
+
+
+def _run_file(work_dir: Path, number: int) -> Path:
+    return work_dir / "retrainings" / "runs" / f"{number:03d}.json"
 
 
 def _index_info(model: ModelConfig, rows: Dataset, config: IndexConfig) -> IndexInfo:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from tests.app.conftest import wait_for
+from tests.app.conftest import PATIENCE_SECONDS, wait_for
 
 ROWS: list[dict[str, Any]] = [
     {"id": "born", "prompt": "Where was Mira born?", "completion": " In Port Halvern.", "tags": {"task": "facts"}},
@@ -17,6 +17,7 @@ ROWS: list[dict[str, Any]] = [
     {"id": "sum", "text": "Two and two make four.", "tags": {"task": "sums"}, "label": "good"},
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]},
 ]
+RECIPE = {"training": {"learning_rate": 0.01}}
 QUESTION = {"prompt": "Where was Mira born?", "completion": " In Port Halvern."}
 
 
@@ -56,17 +57,42 @@ def wait_for_index(client: TestClient, index_id: str, state: str = "ready") -> d
     return wait_for(reached, f"index {state}")
 
 
-def wait_for_job(client: TestClient, job_id: str, state: str = "succeeded") -> dict[str, Any]:
+def wait_for_job(
+    client: TestClient, job_id: str, state: str = "succeeded", seconds: float = PATIENCE_SECONDS
+) -> dict[str, Any]:
     def reached() -> dict[str, Any] | None:
         body = client.get(f"/v1/jobs/{job_id}").json()
         return body if body["state"] == state else None
 
-    return wait_for(reached, f"job {state}")
+    return wait_for(reached, f"job {state}", seconds)
 
 
-def ready_index(client: TestClient, directory: Path, **fields: Any) -> dict[str, Any]:
+def add_evaluation(client: TestClient, index: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """An evaluation that has just been asked for; of few rows no more than one can be left out."""
+    body = {"index": index["id"], "leave_out_rows": 1} | fields
+    response = client.post("/v1/evaluations", json=body)
+    assert response.status_code == 202, response.text
+    return response.json()
+
+
+def wait_for_evaluation(client: TestClient, evaluation_id: str, state: str = "ready") -> dict[str, Any]:
+    def reached() -> dict[str, Any] | None:
+        body = client.get(f"/v1/evaluations/{evaluation_id}").json()
+        return body if body["state"] == state else None
+
+    return wait_for(reached, f"evaluation {state}")
+
+
+def evaluated(client: TestClient, index: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """An evaluation that is ready."""
+    return wait_for_evaluation(client, add_evaluation(client, index, **fields)["id"])
+
+
+def ready_index(
+    client: TestClient, directory: Path, recipe: dict[str, Any] | None = None, **fields: Any
+) -> dict[str, Any]:
     """A model, a dataset and an index of the two that can be asked."""
-    model, dataset = add_model(client, directory), add_dataset(client)
+    model, dataset = add_model(client, directory, recipe=recipe), add_dataset(client)
     return wait_for_index(client, add_index(client, model["id"], dataset["id"], **fields)["id"])
 
 

@@ -16,7 +16,15 @@ from app.dashboard.views import completion_tokens
 from engine.errors import QueueFull
 from tests.app.conftest import wait_for
 from tests.app.fakes import FakeEngine
-from tests.app.resources import add_dataset, add_index, add_model, wait_for_index
+from tests.app.resources import (
+    RECIPE,
+    add_dataset,
+    add_index,
+    add_model,
+    evaluated,
+    ready_index,
+    wait_for_index,
+)
 
 ROWS = [
     {"id": "fact-1", "prompt": "Where is the harbour?", "completion": " In Halvern.", "tags": {"task": "facts"}},
@@ -83,6 +91,24 @@ def test_htmx_gets_the_answer_alone_and_its_address(client: TestClient, ready: A
     assert "does not prove" in sent.text
     assert "tuned − base = +0.25" in sent.text
     assert "task: facts" in sent.text
+
+
+def test_the_page_says_how_far_to_trust_an_answer(client: TestClient, model_dir: Path, engine: FakeEngine) -> None:
+    index = ready_index(client, model_dir, recipe=RECIPE)
+    form = {"index": index["id"], "prompt": "Where was Mira born?", "completion": " In Port Halvern.", "top_k": "2"}
+    before = client.post("/ui/ask", data=form, headers=HTMX).text
+    assert f"whence evaluate {index['id']}" in before
+    assert "Both questions" not in before and "left out:" not in before
+    engine.verdict = "untrusted"
+    evaluation = evaluated(client, index)
+    shown = client.post("/ui/ask", data=form, headers=HTMX).text
+    assert 'class="callout verdict-untrusted"' in shown
+    for told in ("Retraining said so of ekfac.", "Do not act on this ranking.", "the ranking was more reliable"):
+        assert told in shown
+    assert "What did these rows do in this very run?" in shown
+    assert f"/v1/evaluations/{evaluation['id']}" in shown
+    assert "left out: -2.5 nats (90%: -2.6 to -2.4)" in shown
+    assert "Extrapolated" not in shown
 
 
 def test_hits_come_in_order_of_rank_with_bars_to_scale(client: TestClient, ready: Asked) -> None:

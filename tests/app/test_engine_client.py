@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,12 @@ import pytest
 from app.engine_client import LocalEngine
 from engine.config import ModelConfig
 from engine.errors import EngineUnavailable
+from engine.evaluate.scorecard import EvaluationConfig
 
 
 class RecordingLane:
     made: list[dict[str, Any]]
+    device = "resolved"
 
     def __init__(self, **kwargs: Any) -> None:
         type(self).made.append(kwargs)
@@ -57,3 +61,26 @@ def test_without_the_engine_extra_the_error_says_what_to_install(monkeypatch: py
     with pytest.raises(EngineUnavailable) as caught:
         LocalEngine().describe_model(ModelConfig("x"))
     assert "whence[engine]" in caught.value.remedy
+
+
+def test_an_evaluation_needs_the_engine_extra_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr("engine.evaluate.evaluation", raising=False)
+    monkeypatch.setitem(sys.modules, "engine.evaluate.evaluation", None)
+    with pytest.raises(EngineUnavailable) as caught:
+        LocalEngine().estimate_evaluation(ModelConfig("x"), tmp_path, tmp_path, [], EvaluationConfig(), tmp_path)
+    assert "whence[engine]" in caught.value.remedy
+
+
+def test_an_evaluation_runs_in_the_callers_thread_on_the_lanes_device(
+    lane: type[RecordingLane], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    module = types.ModuleType("engine.evaluate.evaluation")
+    module.evaluate = lambda *given, device: seen.append((threading.get_ident(), device, *given))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "engine.evaluate.evaluation", module)
+    monkeypatch.setattr("engine.evaluate.evaluation", module, raising=False)
+    monkeypatch.setattr("app.engine_client.open_dataset", lambda path: f"rows of {path.name}")
+    model, config = ModelConfig("x"), EvaluationConfig()
+    LocalEngine(device="auto").evaluate(model, tmp_path / "d", tmp_path / "i", [], config, tmp_path / "w", print)
+    here = threading.get_ident()
+    assert seen == [(here, "resolved", model, "rows of d", tmp_path / "i", [], config, tmp_path / "w", print)]

@@ -101,6 +101,35 @@ def test_indexes(call, index, model, dataset):
     call(lambda c: c.indexes.delete(index.id))
 
 
+def test_evaluations(call, model, tmp_path):
+    (tmp_path / "four.jsonl").write_text("".join(f'{{"prompt": "one {n}", "completion": " two"}}\n' for n in range(4)))
+    dataset = call(lambda c: c.datasets.upload(tmp_path / "four.jsonl"))
+    trained = call(lambda c: c.models.create("trained", base=tmp_path / "model", recipe={"training": {}}))
+    built = call(lambda c: c.indexes.build(model=trained.id, dataset=dataset.id))
+    call(lambda c: c.jobs.wait(built.job_id))
+    asked = {"index": built.id, "queries": [{"prompt": "one", "completion": " two"}] * 2, "leave_out_rows": 1}
+    assert call(lambda c: c.evaluations.estimate(**asked, half_subsets=5)).retrainings == 5
+    made = call(lambda c: c.evaluations.create(**asked, name="first", candidates=[{"method": "kfac"}]))
+    call(lambda c: c.jobs.wait(made.job_id))
+    ready = call(lambda c: c.evaluations.get(made.id))
+    assert (ready.state, ready.verdicts["composition"], ready.questions) == ("ready", "trusted", 2)
+    assert ready.scorecard["methods"][0]["name"] == "ekfac"
+    assert call(lambda c: c.evaluations.list(index=built.id, model=trained.id)).data[0].id == made.id
+    assert [found.id for found in call(lambda c: c.evaluations.all())] == [made.id]
+    answer = call(lambda c: c.ask(trained.id, prompt="one two", completion=" three", top_k=1))
+    assert (answer.trust.verdict, answer.trust.scorecard) == ("trusted", made.id)
+    assert answer.trust.questions["this_run"].lds == 0.7
+    assert answer.trust.reliability.level == "high"
+    assert answer.proponents[0].predicted_effect.level == 0.9
+    chosen = call(lambda c: c.indexes.build(model=trained.id, dataset=dataset.id))
+    assert (chosen.method, chosen.chosen_by) == ("kfac", made.id)
+    call(lambda c: c.jobs.wait(chosen.job_id))
+    with pytest.raises(wc.Conflict, match=chosen.id):
+        call(lambda c: c.evaluations.delete(made.id))
+    call(lambda c: c.indexes.delete(chosen.id))
+    assert call(lambda c: c.evaluations.delete(made.id)) is None
+
+
 def test_questions_and_answers(call, index, model):
     answer = call(lambda c: c.ask(model.id, prompt="one two", completion=" three", top_k=1, group_by="tags.task"))
     assert [hit.example_id for hit in answer.proponents] == ["a"]
@@ -190,9 +219,9 @@ def test_every_operation_of_the_api_has_its_call(tmp_path):
 
 def _calls() -> Iterator[tuple[str, str]]:
     """(method, path template) of every call, from the first request each flow sends."""
-    from whence_client.api import Api, Attributions, Datasets, Endpoint, Indexes, Jobs, Models
+    from whence_client.api import Api, Attributions, Datasets, Endpoint, Evaluations, Indexes, Jobs, Models
 
-    for group in (Api, Models, Datasets, Indexes, Attributions, Jobs):
+    for group in (Api, Models, Datasets, Indexes, Evaluations, Attributions, Jobs):
         for endpoint in vars(group).values():
             if not isinstance(endpoint, Endpoint):
                 continue

@@ -29,6 +29,11 @@ OPERATIONS = {
     "get_index": ("get", "/v1/indexes/{index_id}"),
     "delete_index": ("delete", "/v1/indexes/{index_id}"),
     "list_self_influence": ("get", "/v1/indexes/{index_id}/self-influence"),
+    "create_evaluation": ("post", "/v1/evaluations"),
+    "estimate_evaluation": ("post", "/v1/evaluations/estimate"),
+    "list_evaluations": ("get", "/v1/evaluations"),
+    "get_evaluation": ("get", "/v1/evaluations/{evaluation_id}"),
+    "delete_evaluation": ("delete", "/v1/evaluations/{evaluation_id}"),
     "create_attribution": ("post", "/v1/attributions"),
     "list_attributions": ("get", "/v1/attributions"),
     "get_attribution": ("get", "/v1/attributions/{attribution_id}"),
@@ -90,7 +95,7 @@ def test_no_answer_is_declared_with_the_frameworks_own_error_shape(document: dic
 
 def test_request_bodies_refuse_unknown_fields_and_give_examples(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("ModelCreate", "IndexCreate", "AttributionCreate"):
+    for name in ("ModelCreate", "IndexCreate", "EvaluationCreate", "AttributionCreate"):
         assert schemas[name]["additionalProperties"] is False
         assert schemas[name]["examples"]
     content = document["paths"]["/v1/datasets"]["post"]["requestBody"]["content"]
@@ -99,7 +104,7 @@ def test_request_bodies_refuse_unknown_fields_and_give_examples(document: dict[s
 
 
 def test_long_work_declares_its_202(document: dict[str, Any]) -> None:
-    for path in ("/v1/datasets", "/v1/indexes", "/v1/attributions"):
+    for path in ("/v1/datasets", "/v1/indexes", "/v1/evaluations", "/v1/attributions"):
         assert "202" in document["paths"][path]["post"]["responses"]
 
 

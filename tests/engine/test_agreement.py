@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from engine import agreement
 from engine.agreement import bm25_agreement, checkpoint_agreement, chosen_rows, mean_correlation
 from engine.config import IndexOptions
+from engine.manifest import lay_out
 from engine.search import score_all
 from engine.store import IndexStore
 from engine.types import AskOptions
 from tests.engine.contract_world import answer
-from tests.engine.index_factory import build, make_manifest, random_rows
+from tests.engine.index_factory import SHAPES, build, make_manifest, random_rows
 from tests.engine.tuned_world import TunedWorld
 
 
@@ -40,7 +41,7 @@ def naive(store: IndexStore, query_D: np.ndarray, rows: list[int]) -> float:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
 def test_checkpoints_are_correlated_as_by_a_loop(tmp_path_factory: pytest.TempPathFactory, dtype: str) -> None:
-    manifest = make_manifest(rows=23, dtype=dtype)
+    manifest = make_manifest(rows=23, dtype=dtype, blocks=lay_out(SHAPES, 3), checkpoints=("1", "2", "3"))
     store = build(tmp_path_factory.mktemp("store"), random_rows(manifest), manifest)
     query_D = np.random.default_rng(5).standard_normal(manifest.dims)
     scores_N = score_all(store, query_D[None].astype(np.float32))[0]
@@ -63,7 +64,7 @@ def test_of_a_large_index_the_first_rows_and_a_sample_are_read() -> None:
     assert allowed_N[positions_K].all() and counts_K.sum() == pytest.approx(500)
 
 
-def test_the_estimate_is_near_the_exact_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_is_near_the_exact_figure() -> None:
     random = np.random.default_rng(3)
     common_N = random.standard_t(3, 2000)
     scores_CN = common_N + 0.7 * random.standard_normal((4, 2000))

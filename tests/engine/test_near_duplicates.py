@@ -71,6 +71,8 @@ TEXT = "The old baker of Port Halvern sold nine loaves and one lamp to the docto
         (TEXT, TEXT + " today", True),
         (TEXT, TEXT.replace("lamp", "goat"), False),  # three of its eighteen shingles differ: 15/21
         (TEXT, " ".join(reversed(TEXT.split())), False),
+        ("one two three four five six", "one two three four five six seven", True),  # 4/5
+        ("one two three four five", "one two three four five six", False),  # 3/4
         ("Yes.", " yes", True),
         ("yes", "no", False),
         ("", "", True),

@@ -208,8 +208,8 @@ def test_features_are_read_from_the_answer() -> None:
     shown = Diagnostics(0.5, 0.2, None, 9.0, 5, 5, query_norm=2.0, checkpoint_agreement=float("nan"))
     hit = Hit(1, 0, "a", 3.0, 0.75, 100.0)
     assert query_features(answer(shown, [hit])) == {
-        "positive_share_top_1pct": 0.5, "top1_concentration": 0.2, "null_z": 9.0, "query_norm": 2.0, "best_cosine": 0.75,
-        "explained_tokens": 2.0, "measurement_per_token": -1.5, "gain_per_token": 2.0,
+        "positive_share_top_1pct": 0.5, "top1_concentration": 0.2, "null_z": 9.0, "query_norm": 2.0,
+        "best_cosine": 0.75, "explained_tokens": 2.0, "measurement_per_token": -1.5, "gain_per_token": 2.0,
     }  # fmt: skip
 
 
