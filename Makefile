@@ -75,7 +75,7 @@ bench: $(DEV)  ## every benchmark; tables here, JSON under benchmarks/results/  
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.demo_methods
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.stacked_training
 
-# Long: 638 retrainings, and four peers in environments of their own. Interrupted, it goes on where it was.
+# Long: 518 retrainings, and four peers in environments of their own. Interrupted, it goes on where it was.
 bench-quality: $(DEV)  ## rankings against retraining, beside the peers  (ARGS="--quick": one recipe, 25 subsets, one seed)
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.quality.run $(ARGS)
 	@[[ "$(ARGS)" == *--* ]] || { $(BIN)/python -m benchmarks.quality.plot && $(BIN)/python -m benchmarks.quality.smoothness; }
