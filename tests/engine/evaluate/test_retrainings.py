@@ -14,7 +14,14 @@ from engine.evaluate.scorecard import EvaluationConfig
 from engine.evaluate.splits import split_queries, split_subsets
 
 CONFIG = EvaluationConfig(
-    half_subsets=5, half_seeds=2, drop_subsets=4, drop_share=0.1, leave_out_queries=2, leave_out_draws=3, directions=2
+    half_subsets=5,
+    half_seeds=2,
+    drop_subsets=4,
+    drop_share=0.1,
+    leave_out_queries=2,
+    leave_out_draws=3,
+    leave_out_seeds=2,
+    directions=2,
 )
 
 
