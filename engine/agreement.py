@@ -11,6 +11,7 @@ Shapes: N rows of the index, K rows that are read, C checkpoints, W stored numbe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -23,30 +24,48 @@ from engine.store import IndexStore
 
 READ_NUMBERS = 20 << 20  # what is read of the index again for one query
 LEAST_ROWS = 32  # and at least so many rows, however wide
+NO_ROWS = np.zeros(0, np.int64)
 BM25_ROWS = 20_000  # of more, cutting all texts into words would hold up the first answer for a second or longer
 
 
-def checkpoint_agreement(
+@dataclass(frozen=True)
+class Apart:
+    """What every checkpoint alone says of the rows that were read. positions_M: ascending; counts_M: how many rows of
+    the index each stands for."""
+
+    positions_M: np.ndarray
+    counts_M: np.ndarray
+    scores_CM: np.ndarray
+
+
+def scores_apart(
     store: IndexStore,
     query_D: np.ndarray,
     scores_N: np.ndarray,
     allowed_N: np.ndarray | None = None,
     weights_NC: np.ndarray | None = None,
-) -> float | None:
-    """Mean over pairs of checkpoints of Pearson's correlation, over the rows searched, of the scores each gives alone.
+    hits_K: np.ndarray = NO_ROWS,
+) -> Apart | None:
+    """The rows searched, or of more than READ_NUMBERS numbers some of them, always those in hits_K (ascending).
 
     query_D: as `search.score_all` takes it; scores_N: what that gave. weights_NC: what every checkpoint's score of a
-    row is multiplied by (a mean of cosines). Estimated where the index has more than READ_NUMBERS numbers. None for a
-    single checkpoint, for a learned sketch (its numbers mix the checkpoints), and where no two have a correlation.
+    row is multiplied by (a mean of cosines). None for a single checkpoint, and for a learned sketch, whose numbers mix
+    the checkpoints.
     """
     if len(store.manifest.checkpoints) < 2 or store.manifest.compression is not None:
         return None
     limit = max(LEAST_ROWS, READ_NUMBERS // store.manifest.width)
-    positions_K, counts_K = chosen_rows(scores_N, allowed_N, limit)
-    scores_CK = scores_by_checkpoint(store, query_D, positions_K)
-    if weights_NC is not None:
-        scores_CK *= weights_NC[positions_K].T
-    return mean_correlation(scores_CK, counts_K)
+    positions_M, counts_M = rows_around(hits_K, scores_N, allowed_N, limit)
+    scores_CM = scores_by_checkpoint(store, query_D, positions_M)
+    return Apart(positions_M, counts_M, scores_CM if weights_NC is None else scores_CM * weights_NC[positions_M].T)
+
+
+def checkpoint_agreement(apart: Apart | None) -> float | None:
+    """Mean over pairs of checkpoints of Pearson's correlation, over the rows searched, of the scores each gives alone.
+
+    None where the checkpoints cannot be told apart, and where no two have a correlation.
+    """
+    return None if apart is None else mean_correlation(apart.scores_CM, apart.counts_M)
 
 
 def bm25_agreement(
@@ -75,6 +94,18 @@ def chosen_rows(scores_N: np.ndarray, allowed_N: np.ndarray | None, limit: int) 
     drawn = np.random.default_rng(0).choice(others, limit - first, replace=False)
     counts[drawn] = len(others) / len(drawn)
     return searched[counts > 0], counts[counts > 0]
+
+
+def rows_around(
+    hits_K: np.ndarray, scores_N: np.ndarray, allowed_N: np.ndarray | None, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `chosen_rows`, the hits always among them: (positions int64 [M], ascending; counts [M])."""
+    others_N = np.ones(len(scores_N), bool) if allowed_N is None else allowed_N.copy()
+    others_N[hits_K] = False
+    others_M, counts_M = chosen_rows(scores_N, others_N, max(LEAST_ROWS, limit - len(hits_K)))
+    positions_M = np.concatenate([hits_K, others_M])
+    order_M = np.argsort(positions_M)
+    return positions_M[order_M], np.concatenate([np.ones(len(hits_K)), counts_M])[order_M]
 
 
 def mean_correlation(scores_CK: np.ndarray, counts_K: np.ndarray) -> float | None:

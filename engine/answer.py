@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from engine import search
-from engine.agreement import bm25_agreement, checkpoint_agreement
+from engine.agreement import Apart, bm25_agreement, checkpoint_agreement, scores_apart
 from engine.clusters import with_clusters
 from engine.config import fingerprint
 from engine.diagnostics import diagnostics, group_sums, sample_rows
@@ -26,7 +26,7 @@ from engine.methods import GradientMethod, LossMethod, Method, RowMethod, get_me
 from engine.opened import OpenIndex
 from engine.question import Question, prepare
 from engine.removal import check_removal, removal
-from engine.score_errors import with_rank_intervals
+from engine.score_errors import positions_of, with_rank_intervals
 from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
 
 _SATURATED = 0.99
@@ -146,13 +146,13 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
     sample = sample_rows(len(scores_N), index.store.manifest.width)
     with ask.timed("explain"):
         hits = describe(index, ask, scores_N, best, worst, sample)
-        hits = with_rank_intervals(index, ask, scores_N, allowed_N, _weights(index, ask), *hits)
+        apart = _apart(index, ask, scores_N, allowed_N, positions_of(hits))
+        hits = with_rank_intervals(index, ask, scores_N, allowed_N, _weights(index, ask), apart, hits)
         proponents, opponents, clusters = with_clusters(index.dataset, *hits, additive=_additive(ask))
         key = ask.options.group_by
         groups = None if key is None else tuple(group_sums(scores_N, _tag_values(index, key), allowed_N, sample))
-        figures = _with_agreement(
-            index, ask, scores_N, allowed_N, diagnostics(scores_N, index.lengths_N, allowed_N, sample)
-        )
+        figures = diagnostics(scores_N, index.lengths_N, allowed_N, sample)
+        figures = _with_agreement(index, ask, scores_N, allowed_N, apart, figures)
         removed = removal(index, ask, scores_N)
     return Attribution(
         method=ask.method.name,
@@ -272,17 +272,29 @@ def _tag_values(index: OpenIndex, group_by: str) -> list[str | None]:
     return index.dataset.tag_values(key)
 
 
+def _apart(
+    index: OpenIndex, ask: Ask, scores_N: np.ndarray, allowed_N: np.ndarray | None, hits_K: np.ndarray
+) -> Apart | None:
+    if ask.vector is None or not isinstance(ask.method, GradientMethod):
+        return None
+    return scores_apart(index.store, ask.vector.vector_D, scores_N, allowed_N, _weights(index, ask), hits_K)
+
+
 def _with_agreement(
-    index: OpenIndex, ask: Ask, scores_N: np.ndarray, allowed_N: np.ndarray | None, figures: Diagnostics
+    index: OpenIndex,
+    ask: Ask,
+    scores_N: np.ndarray,
+    allowed_N: np.ndarray | None,
+    apart: Apart | None,
+    figures: Diagnostics,
 ) -> Diagnostics:
     words = bm25_agreement(index, _question(ask).text, scores_N, allowed_N) if ask.method.name != "bm25" else None
     if ask.vector is None or not isinstance(ask.method, GradientMethod):
         return replace(figures, bm25_agreement=words)
-    weights_NC = _cosine_weights(index, ask.vector) if ask.options.normalize == "cosine" else None
     return replace(
         figures,
         query_norm=float(np.sqrt(ask.vector.self_C).mean()),
-        checkpoint_agreement=checkpoint_agreement(index.store, ask.vector.vector_D, scores_N, allowed_N, weights_NC),
+        checkpoint_agreement=checkpoint_agreement(apart),
         bm25_agreement=words,
     )
 

@@ -57,6 +57,12 @@ def row_factors(self_N: np.ndarray, power: float) -> np.ndarray:
     return np.power(self_N, -power / 2, out=np.zeros_like(self_N), where=self_N > 0)
 
 
+def self_influence(self_NC: np.ndarray) -> np.ndarray:
+    """float64 [N]: s(z) of one checkpoint, Σ_c √s_c(z) of several, as a row's score on itself adds up."""
+    self_NC = self_NC.astype(np.float64)
+    return self_NC[:, 0] if self_NC.shape[1] == 1 else np.sqrt(self_NC).sum(1)
+
+
 def checkpoint_rates(store: IndexStore, checkpoints: int) -> np.ndarray:
     """float64 [C]: η_c as recorded when the index was built; ones where the method does not use them."""
     return store.load_tensors(RATES)[RATES] if store.has_tensors(RATES) else np.ones(checkpoints)

@@ -23,6 +23,7 @@ from engine.answer import attribute
 from engine.build import build_index
 from engine.config import IndexConfig, ModelConfig, fingerprint
 from engine.dataset import open_dataset
+from engine.ensemble import self_influence
 from engine.errors import EngineError, InvalidOption, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
 from engine.manifest import MANIFEST_FILE
@@ -142,8 +143,7 @@ class Lane:
         """
         store = IndexStore.open(index_dir)
         require_self_scores(store.manifest.method)
-        scores_NC = store.self_scores().astype(np.float64)
-        scores_N = scores_NC[:, 0] if scores_NC.shape[1] == 1 else np.sqrt(scores_NC).sum(1)
+        scores_N = self_influence(store.self_scores())
         dataset = open_dataset(dataset_dir)
         ranked = np.lexsort((np.arange(len(scores_N)), -scores_N if order == "desc" else scores_N))
         ranked = ranked[start : start + limit]

@@ -2,8 +2,8 @@
 
 From three checkpoints on (runs and replicas alike) the error is what other checkpoints would have done to a score; with
 fewer, or in a learned sketch, whose numbers mix the checkpoints, only the rounding of stored numbers. Scores made from
-the rows' text have none. The rows' parts are read again as engine/agreement.py reads them: all of a small index, of a
-large one the hits, the rows with the largest |score| and a sample of the others (`rank_estimated`).
+the rows' text have none. The rows' parts are those that engine/agreement.py has read: all of a small index, of a large
+one the hits, the rows with the largest |score| and a sample of the others (`rank_estimated`).
 
 Shapes: N rows of the index, M rows that are compared, K hits, C checkpoints, W stored numbers a row.
 """
@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.agreement import LEAST_ROWS, READ_NUMBERS, chosen_rows, scores_by_checkpoint
-from engine.methods import GradientMethod
+from engine.agreement import Apart, rows_around
 from engine.opened import OpenIndex
 from engine.rank_intervals import MIN_CHECKPOINTS, Terms, rank_intervals
 from engine.search import ROUNDING
@@ -27,6 +26,7 @@ from engine.types import Hit, RankError
 if TYPE_CHECKING:
     from engine.answer import Ask
 
+Hits = tuple[tuple[Hit, ...], tuple[Hit, ...]]
 COMPARED_ROWS = 1 << 17  # of whole scores: more would take longer than the search
 
 
@@ -63,15 +63,20 @@ def with_rank_intervals(
     scores_N: np.ndarray,
     allowed_N: np.ndarray | None,
     weights_NC: np.ndarray | None,
-    proponents: tuple[Hit, ...],
-    opponents: tuple[Hit, ...],
-) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
-    """weights_NC: what every checkpoint's score of a row is multiplied by (a mean of cosines); None = 1."""
-    if not (proponents or opponents):
-        return proponents, opponents
-    positions_K = np.unique([hit.position for hit in (*proponents, *opponents)])
-    compared = compare(index, ask, scores_N, allowed_N, weights_NC, positions_K)
-    return compared.ranked(proponents, largest=True), compared.ranked(opponents, largest=False)
+    apart: Apart | None,
+    hits: Hits,
+) -> Hits:
+    """(proponents, opponents). weights_NC: what every checkpoint's score of a row is multiplied by (a mean of cosines);
+    None = 1. apart: what the checkpoints say each, the hits among its rows."""
+    if not any(hits):
+        return hits
+    compared = compare(index, ask, scores_N, allowed_N, weights_NC, apart, positions_of(hits))
+    return compared.ranked(hits[0], largest=True), compared.ranked(hits[1], largest=False)
+
+
+def positions_of(hits: Hits) -> np.ndarray:
+    """int64 [K], ascending."""
+    return np.unique(np.array([hit.position for side in hits for hit in side], np.int64))
 
 
 def compare(
@@ -80,34 +85,16 @@ def compare(
     scores_N: np.ndarray,
     allowed_N: np.ndarray | None,
     weights_NC: np.ndarray | None,
+    apart: Apart | None,
     hits_K: np.ndarray,
 ) -> Compared:
     """hits_K: positions that have to be among the rows compared, ascending."""
-    store = index.store
-    separable = isinstance(ask.method, GradientMethod) and store.manifest.compression is None
-    if not separable or len(store.manifest.checkpoints) < MIN_CHECKPOINTS:
-        positions_M, counts_M = rows_around(hits_K, scores_N, allowed_N, COMPARED_ROWS)
-        terms_CM = scores_N[positions_M][None].astype(np.float64)
-        return Compared(positions_M, counts_M, *_rounded(index, ask, terms_CM, positions_M, weights_NC))
-    assert ask.vector is not None
-    limit = max(LEAST_ROWS, READ_NUMBERS // store.manifest.width)
-    positions_M, counts_M = rows_around(hits_K, scores_N, allowed_N, limit)
-    terms_CM = scores_by_checkpoint(store, ask.vector.vector_D, positions_M)
-    terms_CM = terms_CM if weights_NC is None else terms_CM * weights_NC[positions_M].T
-    terms, _ = _rounded(index, ask, terms_CM, positions_M, weights_NC)
-    return Compared(positions_M, counts_M, terms, "checkpoints")
-
-
-def rows_around(
-    hits_K: np.ndarray, scores_N: np.ndarray, allowed_N: np.ndarray | None, limit: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `chosen_rows`, the hits always among them: (positions int64 [M], ascending; counts [M])."""
-    others_N = np.ones(len(scores_N), bool) if allowed_N is None else allowed_N.copy()
-    others_N[hits_K] = False
-    others_M, counts_M = chosen_rows(scores_N, others_N, max(LEAST_ROWS, limit - len(hits_K)))
-    positions_M = np.concatenate([hits_K, others_M])
-    order_M = np.argsort(positions_M)
-    return positions_M[order_M], np.concatenate([np.ones(len(hits_K)), counts_M])[order_M]
+    if apart is not None and len(apart.scores_CM) >= MIN_CHECKPOINTS:
+        terms, _ = _rounded(index, ask, apart.scores_CM, apart.positions_M, weights_NC)
+        return Compared(apart.positions_M, apart.counts_M, terms, "checkpoints")
+    positions_M, counts_M = rows_around(hits_K, scores_N, allowed_N, COMPARED_ROWS)
+    terms_CM = scores_N[positions_M][None].astype(np.float64)
+    return Compared(positions_M, counts_M, *_rounded(index, ask, terms_CM, positions_M, weights_NC))
 
 
 def _rounded(

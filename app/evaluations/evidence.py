@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from app.evaluations.repository import EvaluationsRepository
-from engine.evaluate.scorecard import Scorecard
-
-# Kept: making one takes a hundred times as long as reading a scorecard with it.
-_SCORECARD = TypeAdapter(Scorecard)
+from engine.evaluate.scorecard import Scorecard, from_json
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class EvidenceService:
     def choice_for(self, model_id: str, dataset_id: str) -> Choice | None:
         """What the newest evaluation that could choose has chosen, for `composition`."""
         for row in self.repository.with_candidates(model_id, dataset_id):
-            scorecard = _SCORECARD.validate_python(row.scorecard)
+            scorecard = from_json(row.scorecard or {})
             tuned = scorecard.tuned.get("composition")
             found = tuned and scorecard.of(tuned.chosen)
             if found:
@@ -57,4 +53,4 @@ class EvidenceService:
 
     def _find(self, index_id: str, revision: str | None) -> Judge | None:
         row = self.repository.newest_ready(index_id, revision) or self.repository.newest_ready(index_id)
-        return None if row is None else Judge(row.id, _SCORECARD.validate_python(row.scorecard))
+        return None if row is None else Judge(row.id, from_json(row.scorecard or {}))

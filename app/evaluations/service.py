@@ -24,15 +24,15 @@ from app.pagination import PageRequest
 from app.settings import Settings
 from app.storage import remove_directory
 from app.tables import EvaluationRow, IndexRow
-from engine.config import ModelConfig, fingerprint
-from engine.errors import EngineError, InvalidOption, MissingNeed
+from engine.config import fingerprint
+from engine.errors import EngineError, InvalidOption
+from engine.evaluate.requirements import check_config, training_of
 from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost
 from engine.methods.specs import validate_method
 
 __all__ = ["EvaluationsService", "follow_evaluation", "run_evaluation", "shown_evaluation", "shown_summary"]
 
 QUEUED = "queued"
-LEAST_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,11 @@ class EvaluationsService:
         """What the engine is to measure. Raises NotFound, IndexUnavailable, MissingNeed, UnknownMethod, InvalidOption,
         InvalidQuery and its kin."""
         live = self.indexes.live(body.index)
-        _need_training(live.model)
-        _need_rows(body, len(live.rows))
+        training_of(live.model, len(live.rows))
         _check_candidates(body.candidates)
-        return Plan(self.indexes.get(live.id), live, questions_of(body, live.rows), body.config())
+        questions, config = questions_of(body, live.rows), body.config()
+        check_config(config, len(live.rows), questions.queries)
+        return Plan(self.indexes.get(live.id), live, questions, config)
 
     def create(self, body: EvaluationCreate) -> EvaluationRow:
         """The evaluation and the job that makes it, in one transaction."""
@@ -154,24 +155,6 @@ def _fields(row: EvaluationRow) -> dict[str, Any]:
     named = {"model": row.model_id, "dataset": row.dataset_id, "index": row.index_id, "questions": row.asked}
     same = [name for name in EvaluationSummary.model_fields if name not in named]
     return {name: getattr(row, name) for name in same} | named
-
-
-def _need_training(model: ModelConfig) -> None:
-    if model.recipe is None or model.recipe.training is None:
-        raise MissingNeed(
-            "An evaluation repeats the training, and how this index's model was trained is not known.",
-            remedy="Register the model again with a recipe that has `training` (`whence model add … --recipe FILE`; "
-            "`whence train` writes one), build its index and evaluate that.",
-            pointer="/index",
-        )
-
-
-def _need_rows(body: EvaluationCreate, rows: int) -> None:
-    if rows < LEAST_ROWS:
-        raise InvalidOption(f"{rows} rows cannot be halved and compared.", remedy="Add rows.", pointer="/index")
-    if body.leave_out_rows >= rows:
-        detail = f"leave_out_rows is {body.leave_out_rows}, and there are {rows} rows."
-        raise InvalidOption(detail, remedy="Leave fewer rows out.", pointer="/leave_out_rows")
 
 
 def _check_candidates(candidates: Sequence[CandidateBody]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from engine.config import Recipe
+from engine.config import Recipe, Training
 from engine.durable import write_durably
-from engine.errors import InvalidOption
+from engine.errors import InvalidOption, MissingNeed
 
 RECIPE_FILE = "recipe.json"
 _RECIPE = TypeAdapter(Recipe)
@@ -45,6 +45,23 @@ def load_recipe(path: Path) -> Recipe:
     if strangers := _unknown_fields(json.loads(content), asdict(recipe), ""):
         raise _not_a_recipe(path, f"it has no field {strangers[0]!r}")
     return recipe
+
+
+def repeatable(recipe: Recipe | None, rows: int, *, what: str, remedy: str, pointer: str) -> Training:
+    """The training that `what` repeats. Raises MissingNeed where it is unknown, InvalidOption where the recipe was
+    recorded on another number of rows than the dataset's."""
+    if recipe is None or recipe.training is None:
+        detail = f"{what} repeats the training, and this model's training recipe is not known."
+        raise MissingNeed(detail, remedy=remedy, pointer=pointer)
+    recorded = recipe.details.get("rows")
+    if recorded is not None and recorded != rows:
+        raise InvalidOption(
+            f"The recipe was recorded on {recorded} rows, this dataset has {rows}: {what.lower()} would be of another "
+            "model.",
+            remedy=remedy,
+            pointer=pointer,
+        )
+    return recipe.training
 
 
 def _unknown_fields(given: dict[str, Any], known: dict[str, Any], prefix: str) -> list[str]:

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
+from engine.causal.recipe import repeatable
 from engine.causal.steps import check_trainable
 from engine.causal.train import train_lora
 from engine.config import Training
 from engine.dataset import Dataset
-from engine.errors import CorruptIndex, InvalidOption, MissingNeed
+from engine.errors import CorruptIndex, InvalidOption
 from engine.loaded import LoadedModel, State
 from engine.types import CheckpointFn
 from engine.weights import directory_fingerprint
@@ -31,21 +32,12 @@ LABEL = "replica-"
 
 def replica_training(model: LoadedModel, rows: int) -> Training:
     """The recipe the replicas repeat. Raises MissingNeed, UnsupportedModel, InvalidOption (another dataset)."""
-    training = model.recipe.training
-    if training is None:
-        raise MissingNeed(
-            "Replicas need the training recipe, and this model's is not known.",
-            remedy="Register the model with `recipe` (its training's optimizer, epochs, …), or leave replicas out.",
-            pointer="/options/replicas",
-        )
+    remedy = (
+        "Register the model with `recipe` (its training's optimizer, epochs, …) and index the dataset it was trained "
+        "on, or leave replicas out."
+    )
+    training = repeatable(model.recipe, rows, what="A replica", remedy=remedy, pointer="/options/replicas")
     check_trainable(training)
-    recorded = model.recipe.details.get("rows")
-    if recorded is not None and recorded != rows:
-        raise InvalidOption(
-            f"The recipe was recorded on {recorded} rows, this dataset has {rows}: replicas would be another model's.",
-            remedy="Index the dataset the model was trained on, or leave replicas out.",
-            pointer="/options/replicas",
-        )
     return training
 
 

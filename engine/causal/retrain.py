@@ -119,6 +119,7 @@ def _run(
         done += steps
         on_progress(Progress(done, total, "steps", "retrain"))
 
+    tick(0)  # processes take a while to start: say what is going on
     if processes > 1 and len(stacks) > 1:
         run_in_processes(trainer.study, store, stacks, min(processes, len(stacks)), tick)
     else:

@@ -32,11 +32,9 @@ class Measured:
 
     kept_MN: np.ndarray
     outcome_QMR: np.ndarray
-    audited_seed_only: bool
 
     def part(self, queries: Sequence[int], subsets: Sequence[int]) -> Measured:
-        outcome_QMR = self.outcome_QMR[np.ix_(queries, subsets)]
-        return Measured(self.kept_MN[list(subsets)], outcome_QMR, self.audited_seed_only)
+        return Measured(self.kept_MN[list(subsets)], self.outcome_QMR[np.ix_(queries, subsets)])
 
     @property
     def ceiling(self) -> float | None:
@@ -54,12 +52,15 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """Both questions' outcomes, and which queries and subsets tune."""
+    """Both questions' outcomes, and which queries tune; where some do, so does `share` of the subsets."""
 
     measured: Mapping[Question, Measured]
     queries: Split
-    tunes: bool
     share: float
+
+    @property
+    def tunes(self) -> bool:
+        return bool(self.queries.tuning)
 
     def subsets(self, question: Question) -> Split:
         count = len(self.measured[question].kept_MN)

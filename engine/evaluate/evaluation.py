@@ -20,11 +20,11 @@ import numpy as np
 
 from engine.causal.retrain import Study, Variant, estimate, retrain
 from engine.causal.steps import check_trainable, make_steps
-from engine.config import ModelConfig, Training
+from engine.config import ModelConfig, Recipe, Training
 from engine.dataset import Dataset
-from engine.errors import InvalidOption, MissingNeed
 from engine.evaluate.conclude import scorecard_of
 from engine.evaluate.evidence import Evidence, Scores
+from engine.evaluate.requirements import check_config, training_of
 from engine.evaluate.retrainings import Outcomes, Retrainings, full, left_out
 from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard
 from engine.evaluate.scored import Scored, Scorer, top_rows
@@ -106,32 +106,20 @@ def estimate_evaluation(
 
 
 def study_of(model: ModelConfig, dataset: Dataset, queries: Sequence[EvaluationQuery], device: str) -> Study:
-    """The audited run, ready to be repeated."""
-    recipe = model.recipe
-    if recipe is None or recipe.training is None:
-        raise MissingNeed(
-            "An evaluation repeats the training, and this model's recipe is not known.",
-            remedy="Register the model with `recipe` (optimizer, epochs, LoRA …); `whence train` writes one.",
-            pointer="/index",
-        )
-    check_trainable(recipe.training)
-    recorded = recipe.details.get("rows")
-    if recorded is not None and recorded != len(dataset):
-        raise InvalidOption(
-            f"The recipe was recorded on {recorded} rows, the index is of {len(dataset)}.",
-            remedy="Evaluate an index of the dataset the model was trained on.",
-            pointer="/index",
-        )
+    """The audited run, ready to be repeated. Raises MissingNeed, InvalidOption, UnsupportedModel."""
+    training = training_of(model, len(dataset))
+    check_trainable(training)
+    recipe = model.recipe or Recipe()
     return Study(
         base=Path(model.base),
         examples=tuple(dataset),
-        training=recipe.training,
+        training=training,
         queries=tuple(asked.query for asked in queries),
         template=recipe.template,
         max_length=recipe.max_length,
         dtype=model.dtype,
         device=device,
-        steps=_recorded_order(recipe.training, recipe.steps, len(dataset)),
+        steps=_recorded_order(training, recipe.steps, len(dataset)),
     )
 
 
@@ -140,23 +128,6 @@ def _recorded_order(
 ) -> tuple[tuple[int, ...], ...] | None:
     """None where it is the order that our own trainer takes."""
     return None if steps is None or steps == make_steps(rows, training) else steps
-
-
-def check_config(config: EvaluationConfig, rows: int, queries: Sequence[EvaluationQuery]) -> None:
-    """Raises InvalidOption naming the setting."""
-    if len(queries) < 2:
-        raise InvalidOption(f"{len(queries)} queries measure nothing.", remedy="Give 2 or more.", pointer="/queries")
-    if rows < 4:
-        raise InvalidOption(f"{rows} rows cannot be halved and compared.", pointer="/index")
-    least = {"half_subsets": 3, "half_seeds": 1, "drop_subsets": 0, "leave_out_queries": 0, "leave_out_draws": 2}
-    for name, bound in (least | {"leave_out_rows": 1, "leave_out_seeds": 1, "directions": 0}).items():
-        if getattr(config, name) < bound:
-            raise InvalidOption(f"{name} is {getattr(config, name)}; it must be at least {bound}.", pointer=f"/{name}")
-    for name in ("drop_share", "tuning_share"):
-        if not 0 <= getattr(config, name) < 1:
-            raise InvalidOption(f"{name} is {getattr(config, name)}; it must lie in [0, 1).", pointer=f"/{name}")
-    if config.leave_out_rows >= rows:
-        raise InvalidOption(f"leave_out_rows is {config.leave_out_rows} of {rows} rows.", pointer="/leave_out_rows")
 
 
 def _asked(config: EvaluationConfig, queries: int) -> list[int]:

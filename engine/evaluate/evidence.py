@@ -22,8 +22,6 @@ from engine.evaluate.metasmooth import metasmoothness
 from engine.evaluate.retrainings import Outcomes, Retrainings
 from engine.evaluate.scorecard import (
     QUESTIONS,
-    RANDOMISED,
-    SHUFFLED,
     Compared,
     EvaluationConfig,
     EvaluationQuery,
@@ -76,9 +74,9 @@ class Evidence:
     def bench(self) -> Bench:
         share = self.config.tuning_share if self.scores.candidates else 0.0
         queries = split_queries([asked.group for asked in self.queries], share, self.config.seed)
-        half = Measured(self.plan.half_kept_MN, self.outcomes.half_QMR, False)
-        drop = Measured(self.plan.drop_kept_MN, self.outcomes.drop_QM[:, :, None], True)
-        return Bench({"composition": half, "this_run": drop}, queries, bool(queries.tuning), share)
+        half = Measured(self.plan.half_kept_MN, self.outcomes.half_QMR)
+        drop = Measured(self.plan.drop_kept_MN, self.outcomes.drop_QM[:, :, None])
+        return Bench({"composition": half, "this_run": drop}, queries, share)
 
     def methods(self) -> tuple[MethodEvidence, ...]:
         return tuple(self._method(scored) for scored in self.scores.all)
@@ -138,5 +136,4 @@ class Evidence:
             return {scored.name: Compared(0.0, 0.0, 0.0, 1.0)}
         if scored.role == "control":
             return {}
-        twins = [twin for twin in self.scores.twins if twin.name in (RANDOMISED, SHUFFLED)]
-        return minus_twins(scored, twins, self.bench, question)
+        return minus_twins(scored, self.scores.twins, self.bench, question)

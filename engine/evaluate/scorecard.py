@@ -218,4 +218,7 @@ def to_json(scorecard: Scorecard) -> dict[str, Any]:
 
 def from_json(given: dict[str, Any]) -> Scorecard:
     """What `to_json` gave, through JSON or not."""
-    return TypeAdapter(Scorecard).validate_python(given)
+    return _SCORECARD.validate_python(given)
+
+
+_SCORECARD = TypeAdapter(Scorecard)  # kept: making one takes a hundred times as long as reading with it

@@ -21,6 +21,7 @@ from engine.build import build_index
 from engine.config import IndexConfig, IndexOptions, ModelConfig, fingerprint
 from engine.dataset import Dataset
 from engine.durable import write_durably
+from engine.ensemble import self_influence
 from engine.errors import EngineError
 from engine.evaluate.scorecard import CONTROLS, RANDOMISED, SHUFFLED, Candidate, Role
 from engine.hits import has_self_scores
@@ -37,7 +38,7 @@ _FEW = 10  # hits of an answer whose features are read
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One method's scores. self_scores_N: of its index, over all checkpoints; None for methods without any."""
+    """One method's scores. self_scores_N: its index's self-influence; None for methods without."""
 
     name: str
     role: Role
@@ -88,7 +89,8 @@ class Scorer:
         """The index's method on a model of randomised weights, and with every score given to another row."""
         order_N = np.random.default_rng((seed, len(self.dataset))).permutation(len(self.dataset))
         shuffled = replace(own, name=SHUFFLED, role="sanity", scores_QN=own.scores_QN[:, order_N], self_scores_N=None)
-        made = self._kept(RANDOMISED, "sanity", own.method, own.options, lambda: self._by_twin(seed))
+        options = own.options | {"randomised by": seed}
+        made = self._kept(RANDOMISED, "sanity", own.method, options, lambda: self._by_twin(seed))
         return [made, shuffled]
 
     def exact(self) -> Scored | None:
@@ -101,7 +103,7 @@ class Scorer:
         if whole > 4 * (options.exact_limit_mb << 20):
             return None
         config = IndexConfig(self.plan.method.name, self._labels, options, self._method_options)
-        return self._kept("exact", "sanity", config.method, {}, lambda: self._by_new(self.model, config, "exact"))
+        return self._kept("exact", "index", config.method, {}, lambda: self._by_new(self.model, config, "exact"))
 
     def answers(self) -> list[Attribution]:
         """What people would be shown, for the features that reliability and scope are told by."""
@@ -149,7 +151,7 @@ class Scorer:
                 self._tick(done, "score")
                 rows.append(score_query(index, query, method))
             own = method is None and has_self_scores(index.plan.method) and bool(index.features)
-            return np.stack(rows), index.self_scores_NC.sum(1) if own else None
+            return np.stack(rows), self_influence(index.self_scores_NC) if own else None
 
     def _kept(
         self,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import agreement
-from engine.agreement import bm25_agreement, checkpoint_agreement, chosen_rows, mean_correlation
+from engine.agreement import bm25_agreement, checkpoint_agreement, chosen_rows, mean_correlation, scores_apart
 from engine.config import IndexOptions
 from engine.manifest import lay_out
 from engine.search import score_all
@@ -45,12 +45,12 @@ def test_checkpoints_are_correlated_as_by_a_loop(tmp_path_factory: pytest.TempPa
     store = build(tmp_path_factory.mktemp("store"), random_rows(manifest), manifest)
     query_D = np.random.default_rng(5).standard_normal(manifest.dims)
     scores_N = score_all(store, query_D[None].astype(np.float32))[0]
-    assert checkpoint_agreement(store, query_D, scores_N) == pytest.approx(
+    assert checkpoint_agreement(scores_apart(store, query_D, scores_N)) == pytest.approx(
         naive(store, query_D, [*range(23)]), abs=1e-5
     )
     allowed_N = np.arange(23) % 3 > 0
     expected = naive(store, query_D, np.flatnonzero(allowed_N).tolist())
-    assert checkpoint_agreement(store, query_D, scores_N, allowed_N) == pytest.approx(expected, abs=1e-5)
+    assert checkpoint_agreement(scores_apart(store, query_D, scores_N, allowed_N)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_of_a_large_index_the_first_rows_and_a_sample_are_read() -> None:

@@ -53,7 +53,8 @@ def test_allow_partial_builds_and_says_the_share(fused: LoadedModel, data: Datas
 
 
 def test_methods_without_gradients_track_nothing(fused: LoadedModel, data: Dataset, tmp_path: Path) -> None:
-    build_index(fused, data, IndexConfig("repsim"), tmp_path / "index", factories.ignore)
+    info = build_index(fused, data, IndexConfig("repsim"), tmp_path / "index", factories.ignore)
+    assert info.coverage.share == 0 and info.rows == len(data)
 
 
 def test_narrowing_by_choice_needs_no_leave(data: Dataset, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from engine.agreement import rows_around
 from engine.config import IndexOptions, ModelConfig
 from engine.measure import measure_with_gradients
 from engine.model import load_model
 from engine.opened import OpenIndex
 from engine.question import prepare
 from engine.rank_intervals import Terms, rank_intervals
-from engine.score_errors import rows_around, storage_deviations
+from engine.score_errors import storage_deviations
 from engine.search import score_all
 from engine.types import AskOptions, Attribution, Filter, Hit
 from tests import factories
@@ -213,8 +214,8 @@ def test_more_rows_asked_for_than_there_are_or_none_at_all(world: Ensemble) -> N
 
 
 def test_a_sample_says_that_it_is_one(world: Ensemble, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.score_errors.READ_NUMBERS", 1)
-    monkeypatch.setattr("engine.score_errors.LEAST_ROWS", 4)
+    monkeypatch.setattr("engine.agreement.READ_NUMBERS", 1)
+    monkeypatch.setattr("engine.agreement.LEAST_ROWS", 4)
     found = answer(world.index("ekfac"), world.query(4), AskOptions(top_k=1))
     for hit in (*found.proponents, *found.opponents):
         assert hit.rank_estimated

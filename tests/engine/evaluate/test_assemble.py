@@ -28,14 +28,14 @@ class World:
         half, drop = (self.measured(generator, share, seeds, noise) for share in (0.5, 0.9))
         share = 1 / 3 if tunes else 0.0
         queries = split_queries([None] * QUERIES, share, 0)
-        self.bench = Bench({"composition": half, "this_run": drop}, queries, tunes, share)
+        self.bench = Bench({"composition": half, "this_run": drop}, queries, share)
 
     def measured(self, generator: np.random.Generator, share: float, seeds: int, noise: float) -> Measured:
         kept_MN = generator.random((SUBSETS, ROWS)) < share
         outcome_QM = self.true_QN @ kept_MN.T
         spread = noise * outcome_QM.std()
         outcome_QMR = outcome_QM[:, :, None] + spread * generator.normal(size=(QUERIES, SUBSETS, seeds))
-        return Measured(kept_MN, outcome_QMR, audited_seed_only=seeds == 1)
+        return Measured(kept_MN, outcome_QMR)
 
 
 def test_lds_of_the_test_part_equals_a_loop() -> None:
@@ -100,10 +100,8 @@ def test_nothing_tunes_where_there_is_nothing_to_choose() -> None:
 
 def test_what_was_not_measured_is_none() -> None:
     world = World()
-    empty = Measured(np.zeros((0, ROWS), bool), np.zeros((QUERIES, 0, 1)), audited_seed_only=True)
-    bench = Bench(
-        {"composition": world.bench.measured["composition"], "this_run": empty}, world.bench.queries, False, 0
-    )
+    empty = Measured(np.zeros((0, ROWS), bool), np.zeros((QUERIES, 0, 1)))
+    bench = Bench({"composition": world.bench.measured["composition"], "this_run": empty}, world.bench.queries, 0)
     found = lds_evidence(scored("own", world.true_QN), [scored("c", world.other_QN)], bench)["this_run"]
     assert found.value is None and found.against == {} and found.subsets == 0
     assert minus_twins(scored("own", world.true_QN), [scored("c", world.other_QN)], bench, "this_run") == {}

@@ -11,9 +11,10 @@ import pytest
 
 from engine.causal.retrain import Study, Variant, retrain
 from engine.errors import Cancelled, InvalidOption, MissingNeed
-from engine.evaluate.evaluation import check_config, estimate_evaluation
+from engine.evaluate.evaluation import estimate_evaluation
 from engine.evaluate.evidence import EVIDENCE_FILE
 from engine.evaluate.lds import predict, score_lds
+from engine.evaluate.requirements import check_config
 from engine.evaluate.scorecard import CONTROLS, RANDOMISED, SHUFFLED, Candidate, Scorecard, from_json, to_json
 from engine.evaluate.scored import top_rows
 from engine.types import Progress
