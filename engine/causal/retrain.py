@@ -119,8 +119,8 @@ def _run(
         done += steps
         on_progress(Progress(done, total, "steps", "retrain"))
 
-    tick(0)  # processes take a while to start: say what is going on
     if processes > 1 and len(stacks) > 1:
+        tick(0)  # they take a while to start: say what is going on
         run_in_processes(trainer.study, store, stacks, min(processes, len(stacks)), tick)
     else:
         for stack in stacks:
