@@ -91,12 +91,12 @@ def _task_rows(seed: int) -> Iterator[Example]:
     random = Random(f"quality tasks {seed}")
     asked: set[str] = set()
     for task in TASKS:
-        made = _different(task, random, asked, CLASS_ROWS if task in (sentiment, classify) else TASK_ROWS)
-        tasks = [_row(task, number) for number, task in enumerate(made, 1)]
-        yield from _some_mislabelled(tasks, random) if made[0].label else tasks
+        made = different(task, random, asked, CLASS_ROWS if task in (sentiment, classify) else TASK_ROWS)
+        tasks = [task_row(task, number) for number, task in enumerate(made, 1)]
+        yield from some_mislabelled(tasks, random) if made[0].label else tasks
 
 
-def _different(task: Callable[[Random], Task], random: Random, asked: set[str], count: int) -> list[Task]:
+def different(task: Callable[[Random], Task], random: Random, asked: set[str], count: int) -> list[Task]:
     """`count` whose prompts are not in `asked`, which takes them in."""
     made: list[Task] = []
     while len(made) < count:
@@ -107,12 +107,12 @@ def _different(task: Callable[[Random], Task], random: Random, asked: set[str], 
     return made
 
 
-def _row(task: Task, number: int) -> Example:
+def task_row(task: Task, number: int) -> Example:
     tags = {"kind": "task", "task": task.name}
     return Example(f"{task.name}-{number}", task.prompt, task.completion, tags=tags, label=task.label)
 
 
-def _some_mislabelled(made: list[Example], random: Random) -> list[Example]:
+def some_mislabelled(made: list[Example], random: Random) -> list[Example]:
     labels = sorted({str(row.label) for row in made})
     wrong = set(random.sample(range(len(made)), round(MISLABELLED_SHARE * len(made))))
     return [_mislabelled(row, labels, random) if n in wrong else row for n, row in enumerate(made)]
@@ -149,7 +149,7 @@ def _task_questions(taught: list[Example], seed: int) -> Iterator[Question]:
     for task in (sentiment, classify, opposite):
         found = 0
         while found < TASK_QUESTIONS:
-            question = _task_question(_different(task, random, asked, 1)[0], taught)
+            question = _task_question(different(task, random, asked, 1)[0], taught)
             if question.true_ids:
                 found += 1
                 yield question

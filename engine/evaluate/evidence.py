@@ -1,9 +1,10 @@
 """What an evaluation found, as arrays; its scorecard; and the file both can be checked from.
 
 evidence.npz: scores/<method> float32 [Q, N], half_kept_MN, half_outcome_QMR, drop_kept_MN, drop_outcome_QM,
-full_outcome_Q (the audited run's seed), step_1_QV, step_2_QV; outcomes are nats.
+full_outcome_Q (the audited run's seed), step_1_QV, step_2_QV; asked_L: the queries whose top rows were left out;
+fall_LR/<method>: how far f fell without them, random_QKR: f without the random draws. Outcomes are nats.
 
-Shapes: Q queries, N rows, M subsets, R seeds, V directions, L queries whose top rows were left out.
+Shapes: Q queries, N rows, M subsets, R seeds, V directions, K draws, L queries.
 """
 
 from __future__ import annotations
@@ -104,7 +105,10 @@ class Evidence:
             "full_outcome_Q": self.outcomes.full_Q[self.plan.audited_seed],
             "step_1_QV": self.outcomes.step_1_QV,
             "step_2_QV": self.outcomes.step_2_QV,
+            "asked_L": np.array(self.asked, np.int64),
+            "random_QKR": self.outcomes.random_QKR,
         }
+        arrays |= {f"fall_LR/{name}": fall_LR for name, fall_LR in self.falls.items()}
         np.savez(content, **arrays)  # type: ignore[arg-type]
         write_durably(work / EVIDENCE_FILE, lambda sink: sink.write(content.getvalue()))
 

@@ -1,0 +1,168 @@
+"""Does trust hold what it promises? Three generated datasets, evaluated, and checked on queries never fitted on.
+
+    python -m benchmarks.trust.run [--work DIRECTORY] [--world NAME …]
+
+Of `facts` and `tasks` (Q ≥ 100, 60 halves and 60 removals of 2 %, the top rows of every query left out):
+    reliability   every query's LDS predicted by a model that saw no query of its group: better half against worse
+    effects       fitted without a fifth of the groups, at a time: how often the measured effect of leaving out their
+                  queries' top rows, and random rows, lies in the 90 % interval
+Of `facts` and `light`: what `auto` chooses among the candidates on the tuning queries and subsets, and what the others
+say of it. Everything costly is kept in --work.
+
+Shapes: Q queries, N rows, V retrainings, L queries whose top rows were left out, C cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.commands.progress import PhaseBars
+from benchmarks.report import RESULTS, show, write
+from benchmarks.trust.held_out import covered, reliability
+from benchmarks.trust.worlds import MISLABELLED, WORLDS, World
+from engine.build import build_index
+from engine.causal.recipe import RECIPE_FILE, load_recipe
+from engine.causal.train import train_lora
+from engine.config import IndexConfig, ModelConfig
+from engine.dataset import Dataset, example_to_row, open_dataset, store_dataset
+from engine.demo.tuning import BASE_MODEL
+from engine.evaluate.evaluation import evaluate
+from engine.evaluate.evidence import EVIDENCE_FILE
+from engine.evaluate.scorecard import Candidate, EvaluationConfig, Scorecard, from_json, to_json
+from engine.manifest import MANIFEST_FILE
+from engine.model import load_model
+from engine.types import CheckpointFn
+
+COMMAND = "python -m benchmarks.trust.run"
+WHOLE = EvaluationConfig(leave_out_queries=120, mislabelled=MISLABELLED)
+AUTO = replace(
+    WHOLE,
+    leave_out_queries=0,
+    drop_subsets=0,
+    directions=0,
+    mislabelled={},
+    candidates=(Candidate("graddot"), Candidate("gradcos"), Candidate("kfac"), Candidate("repsim")),
+)
+STUDIES = ("facts", "tasks")
+CHOICES = ("facts", "light")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(".bench/trust"))
+    parser.add_argument("--world", nargs="+", choices=WORLDS, default=list(WORLDS))
+    given = parser.parse_args()
+    worlds = {name: WORLDS[name]() for name in given.world}
+    with PhaseBars() as bars:
+        studied, chosen = (
+            {n: _evaluated(worlds[n], config, name, given.work, bars.show) for n in names if n in worlds}
+            for name, config, names in (("study", WHOLE, STUDIES), ("auto", AUTO, CHOICES))
+        )
+    rows = [_checked(worlds[name], scorecard, given.work) for name, scorecard in studied.items()]
+    choices = [row for name, scorecard in chosen.items() for row in _choice(name, scorecard)]
+    for title, table in (("trust on held-out queries", rows), ("what `auto` chooses", choices)):
+        if table:
+            show(title, table)
+    if set(given.world) == set(WORLDS):
+        print(write("trust", COMMAND, rows, auto=choices))
+
+
+# --- evaluating ---
+
+
+def _evaluated(world: World, config: EvaluationConfig, name: str, root: Path, progress: CheckpointFn) -> Scorecard:
+    work, kept = root / world.name, root / world.name / f"{name}.json"
+    if kept.exists():
+        return from_json(json.loads(kept.read_text()))
+    model, data = _fine_tuned(world, work)
+    index = work / "index"
+    if not (index / MANIFEST_FILE).exists():
+        build_index(load_model(model), data, IndexConfig(), index, progress)
+    scorecard = evaluate(model, data, index, world.questions, config, work / "evaluation", progress)
+    kept.write_text(json.dumps(to_json(scorecard)))
+    (work / "evaluation" / EVIDENCE_FILE).replace(work / f"{name}.npz")
+    return scorecard
+
+
+def _fine_tuned(world: World, work: Path) -> tuple[ModelConfig, Dataset]:
+    tuned = work / "tuned"
+    if not tuned.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        train_lora(BASE_MODEL, world.rows, tuned, world.training)
+    lines = work / "rows.jsonl"
+    lines.write_text("".join(json.dumps(example_to_row(row)) + "\n" for row in world.rows), encoding="utf-8")
+    stored = store_dataset(lines, format="jsonl", root=work / "datasets")
+    checkpoints = tuple(str(tuned / f"epoch-{number}") for number in range(1, world.training.epochs + 1))
+    model = ModelConfig(str(BASE_MODEL), checkpoints=checkpoints, recipe=load_recipe(tuned / RECIPE_FILE))
+    return model, open_dataset(work / "datasets" / stored.sha256)
+
+
+# --- checking ---
+
+
+def _checked(world: World, scorecard: Scorecard, root: Path) -> dict[str, Any]:
+    with np.load(root / world.name / "study.npz", allow_pickle=False) as kept:
+        evidence = dict(kept)
+    own = next(method for method in scorecard.methods if method.role == "index")
+    work = root / world.name
+    predicted_Q, lds_Q, halves = reliability(world, scorecard, *_fine_tuned(world, work), work)
+    found = covered(world, scorecard, evidence)
+    kept: dict[str, Any] = {"predicted_Q": predicted_Q, "lds_Q": lds_Q} | found.arrays
+    (RESULTS / "trust").mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(RESULTS / "trust" / f"{world.name}.npz", **kept)
+    lds = own.lds["composition"]
+    return {
+        "world": world.name,
+        "rows": scorecard.rows,
+        "queries": len(world.questions),
+        "groups": len({asked.group for asked in world.questions}),
+        "halves": f"{lds.subsets} × {lds.seeds} seeds",
+        "LDS": lds.value,
+        "ceiling": lds.ceiling,
+        "LDS, this run": own.lds["this_run"].value,
+        "metasmoothness": scorecard.metasmoothness,
+        "verdict": own.verdicts["composition"].verdict,
+        "verdict, this run": own.verdicts["this_run"].verdict,
+        "reliable half": halves.top,
+        "other half": halves.bottom,
+        "difference": halves.difference,
+        "low": halves.low,
+        "high": halves.high,
+        **found.shares,
+    }
+
+
+def _choice(name: str, scorecard: Scorecard) -> Iterator[dict[str, Any]]:
+    tuned = scorecard.tuned["composition"]
+    choices = [method for method in scorecard.methods if method.role in ("index", "candidate")]
+    measured = {method.name: method.lds["composition"].value for method in choices}
+    best = _best(measured)
+    for method in choices:
+        lds = method.lds["composition"]
+        yield {
+            "world": name,
+            "method": method.name,
+            "LDS, tuning": tuned.tuning_lds[method.name],
+            "LDS, test": lds.value,
+            "low": lds.low,
+            "high": lds.high,
+            "chosen": method.name == tuned.chosen,
+            "measured best": method.name == best,
+        }
+
+
+def _best(measured: dict[str, float | None]) -> str:
+    return max(measured, key=lambda name: -np.inf if measured[name] is None else float(measured[name] or 0))
+
+
+if __name__ == "__main__":
+    main()
