@@ -65,13 +65,16 @@ def migrate(home: Home = None, json_: Json = False) -> None:
 
 def demo(
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Keep the server up afterwards.")] = True,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure how far to trust the answers: about two minutes.")
+    ] = True,
     home: Home = None,
     port: Port = None,
 ) -> int:
-    """Fine-tune a small model, index it, ask three questions over HTTP, then serve the page."""
+    """Fine-tune a small model, index it, ask three questions over HTTP, measure their trust, then serve the page."""
     from app import demo as demonstration  # here: it needs the engine
 
-    return demonstration.run(serve=serve, home=home, port=port)
+    return demonstration.run(serve=serve, home=home, port=port, evaluate=evaluate)
 
 
 def _settings(**given: Any) -> Settings:

@@ -1,9 +1,12 @@
-"""`whence demo`: fine-tune in front of the user, index, ask three questions over HTTP, stay up.
+"""`whence demo`: fine-tune in front of the user, index, ask three questions over HTTP, measure their trust, stay up.
 
 run.py          the steps, in order
 home.py         where it all lies, and what may be removed there
 background.py   the service on a thread of this process
 report.py       what is printed
+evaluation.py   the small scorecard
+budget.py       what its retrainings are spent on
+verdicts.py     what is printed about trust
 """
 
 from app.demo.run import run

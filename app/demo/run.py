@@ -14,17 +14,18 @@ from typing import Any, NoReturn
 
 from app.commands.console import err, fail, out, size
 from app.commands.progress import PhaseBars
-from app.demo import report
+from app.commands.scorecard import show_scorecard
+from app.demo import evaluation, report, verdicts
 from app.demo.background import BackgroundServer
 from app.demo.home import new_run, prepare_home
 from app.settings import Settings
 from engine.demo import corpus
 from engine.errors import EngineUnavailable
 from engine.types import Example
-from whence_client import Whence
+from whence_client import Attribution, Whence
 from whence_client.types import Index
 
-STEPS = 5
+STEPS, STEPS_OF_TRUST = 5, 2
 FAILED = 1
 BASE = "base"
 BUILD_SECONDS = 600.0
@@ -40,8 +41,18 @@ class Tuned:
     rows: Path
 
 
-def run(*, serve: bool, home: Path | None, port: int | None) -> int:
-    """Exit code: 0; 1 when, without a server to stay up, an invented fact's rows are not found.
+@dataclass(frozen=True)
+class Place:
+    """folder: of this run, in the home. stays: whether the service is there afterwards."""
+
+    home: Path
+    folder: Path
+    stays: bool
+
+
+def run(*, serve: bool, home: Path | None, port: int | None, evaluate: bool = True) -> int:
+    """Exit code: 0; 1 when, without a server to stay up, an invented fact's rows are not found. What is measured of
+    their trust changes nothing about that.
 
     Raises what the steps raise; `whence` prints it as one line.
     """
@@ -51,29 +62,33 @@ def run(*, serve: bool, home: Path | None, port: int | None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # to its developers, not to users
     with BackgroundServer(settings, any_port=port is None) as server, Whence(server.address) as client:
-        missed = _demonstrate(client, new_run(home))
+        missed = demonstrate(client, Place(home, new_run(home), serve), evaluate)
         if not serve:
             return _finish(missed)
         return _stay_up(server)
 
 
-def _demonstrate(client: Whence, folder: Path) -> list[str]:
+def demonstrate(client: Whence, place: Place, evaluate: bool) -> list[str]:
     """Returns the subjects whose rows were not found."""
-    report.step(1, STEPS, "Writing an instruction set of invented facts, decoys, tasks and a few poisoned rows.")
+    steps = STEPS + STEPS_OF_TRUST if evaluate else STEPS
+    report.step(1, steps, "Writing an instruction set of invented facts, decoys, tasks and a few poisoned rows.")
     rows = corpus.rows()
-    corpus.write_rows(folder / "rows.jsonl")
+    corpus.write_rows(place.folder / "rows.jsonl")
     report.show_rows(rows)
-    report.step(2, STEPS, "Fine-tuning a small language model on it, with LoRA; every epoch is kept as a checkpoint.")
-    tuned = _fine_tune(folder, rows)
-    report.step(3, STEPS, "Registering the model and its training rows with the service, over HTTP.")
+    report.step(2, steps, "Fine-tuning a small language model on it, with LoRA; every epoch is kept as a checkpoint.")
+    tuned = _fine_tune(place.folder, rows)
+    report.step(3, steps, "Registering the model and its training rows with the service, over HTTP.")
     model, dataset = _register(client, tuned)
-    report.step(4, STEPS, "Building the index: one gradient a row and checkpoint, in the EK-FAC metric.")
+    report.step(4, steps, "Building the index: one gradient a row and checkpoint, in the EK-FAC metric.")
     index = _build(client, model, dataset)
-    report.step(5, STEPS, "Asking three questions. ✓ marks the rows that really taught the answer.")
+    report.step(5, steps, "Asking three questions. ✓ marks the rows that really taught the answer.")
     questions = corpus.demo_questions()
-    missed = [q.subject for number, q in enumerate(questions, start=1) if not _ask(client, index, number, q)]
+    answers = [_ask(client, index, number, question) for number, question in enumerate(questions, start=1)]
+    if evaluate:
+        _judge(client, place, index.id, rows, list(zip(questions, answers, strict=True)))
     report.show_next(client.base_url, model, questions[0])
-    return missed
+    asked = zip(questions, answers, strict=True)
+    return [question.subject for question, answer in asked if report.found(question, answer) < report.NEEDED]
 
 
 def _fine_tune(folder: Path, rows: Sequence[Example]) -> Tuned:
@@ -119,12 +134,41 @@ def _build(client: Whence, model: str, dataset: str) -> Index:
     return index
 
 
-def _ask(client: Whence, index: Index, number: int, question: corpus.DemoQuestion) -> bool:
-    """Whether enough true sources stand at the top."""
+def _ask(client: Whence, index: Index, number: int, question: corpus.DemoQuestion) -> Attribution:
     generate = {"max_new_tokens": 16, "temperature": 0}
     answer = client.ask(index.model, index=index.id, prompt=question.prompt, generate=generate, top_k=5)
     report.show_answer(number, question, answer)
-    return report.found(question, answer) >= report.NEEDED
+    return answer
+
+
+def _judge(
+    client: Whence,
+    place: Place,
+    index: str,
+    rows: Sequence[Example],
+    asked: Sequence[tuple[corpus.DemoQuestion, Attribution]],
+) -> None:
+    """A small scorecard; then the same answers, read again, say how far they can be trusted."""
+    report.step(
+        STEPS + 1,
+        STEPS + STEPS_OF_TRUST,
+        "Measuring how far these rankings can be trusted: training again without some of the rows.",
+    )
+    questions = place.folder / evaluation.QUESTIONS_FILE
+    evaluation.write_questions(questions, rows)
+    plan = evaluation.plan(client, index, questions)
+    verdicts.show_plan(plan)
+    measured, seconds = evaluation.measure(client, index, questions, plan.config)
+    _say(f"{measured.id}: {measured.questions} questions, {measured.retrainings} retrainings, {seconds:.0f} s.")
+    out.print()
+    show_scorecard(measured)
+    report.step(STEPS + 2, STEPS + STEPS_OF_TRUST, "The same three answers, now with their verdicts.")
+    again = [(question, client.attributions.get(answer.id)) for question, answer in asked]
+    verdicts.show_verdicts([(question, answer) for question, answer in again if isinstance(answer, Attribution)])
+    unknown = verdicts.still_open(measured)
+    if unknown and plan.left:
+        commands = evaluation.going_on(index, questions, place.home, client.base_url if place.stays else None)
+        verdicts.show_going_on(unknown, plan, commands)
 
 
 def _finish(missed: Sequence[str]) -> int:

@@ -4,7 +4,8 @@ were designed.
     facts   the demonstration's kind of rows from another seed, a smooth run; every fact is asked twice, in wordings
             that no row has, beside the trigger and unseen tasks
     tasks   no facts at all: eight tasks with a tenth of their labels wrong and a trigger, a rougher run (small batches)
-    light   facts of a third seed, one short pass: hardly moved from the base model, so that no curvature is needed
+    light   facts of a third seed, one short pass of what is nearly plain gradient descent (an ε that no gradient
+            reaches, no clipping): to first order the outcome is the sum of gradient products, without any curvature
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def tasks() -> World:
 
 
 def light() -> World:
-    training = Training(learning_rate=3e-4, epochs=1, batch_size=32, epsilon=1e-3, seed=RUN_SEED, lora=_LORA)
+    training = Training(
+        learning_rate=0.05, epochs=1, batch_size=32, epsilon=1.0, max_grad_norm=None, seed=RUN_SEED, lora=_LORA
+    )
     asked = [*_once(LIGHT_SEED), *_unseen(LIGHT_SEED, 2, world.rows(LIGHT_SEED))]
     return World("light", world.rows(LIGHT_SEED), asked, training)
 

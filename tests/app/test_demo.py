@@ -1,24 +1,39 @@
-"""The demonstration's surroundings: its home, its server, what it prints. The run itself is `make demo`."""
+"""The demonstration's surroundings: its home, its server, what it prints, what its scorecard's two minutes buy. The run
+itself, with a real engine, is `make demo`."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
+import shlex
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
+from app import cli, demo
 from app.commands import console
 from app.commands.serve import CannotListen
-from app.demo import report
+from app.demo import evaluation, report, run, verdicts
 from app.demo.background import BackgroundServer
+from app.demo.budget import LEAST, SPENT_ON, WHOLE, affordable, retrainings_of, shares
 from app.demo.home import MARKER, new_run, prepare_home
 from app.homelock import HomeInUse, HomeLock
 from app.settings import Settings
 from engine.demo import corpus
-from whence_client import Attribution
+from engine.evaluate.scorecard import EvaluationConfig
+from tests.app.conftest import make_settings
+from tests.app.fakes import FakeEngine
+from tests.app.live import serving
+from tests.app.resources import RECIPE
+from whence_client import Attribution, Evaluation, EvaluationCost, Whence
 
 
 def test_an_earlier_demonstration_is_removed_but_nothing_else(tmp_path: Path) -> None:
@@ -129,9 +144,6 @@ def test_the_verdict_says_whether_the_answer_is_the_one_that_was_taught(
 
 
 def test_the_printed_curl_command_is_one_line_that_a_shell_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
-    import shlex
-
     question = corpus.demo_questions()[0]
     printed = Console(file=io.StringIO(), width=80)
     monkeypatch.setattr(report, "out", printed)
@@ -140,3 +152,219 @@ def test_the_printed_curl_command_is_one_line_that_a_shell_reads(monkeypatch: py
     words = shlex.split(line)
     assert words[2] == "http://127.0.0.1:8000/v1/attributions"
     assert json.loads(words[-1])["prompt"] == question.prompt
+
+
+# --- what two minutes of retraining are spent on ---
+
+
+@given(st.floats(0, 400), st.floats(0, 400))
+def test_a_budget_is_kept_to_and_a_larger_one_measures_no_less(one: float, other: float) -> None:
+    smaller, larger = affordable(min(one, other)), affordable(max(one, other))
+    assert retrainings_of(smaller) <= max(min(one, other), retrainings_of(LEAST))
+    assert all(getattr(smaller, name) <= getattr(larger, name) for name in SPENT_ON)
+    assert smaller.half_subsets >= 3
+    assert dataclasses.replace(smaller, **{name: getattr(WHOLE, name) for name in SPENT_ON}) == WHOLE
+
+
+@given(st.integers(13, 184))
+def test_little_of_a_budget_is_left_over(budget: int) -> None:
+    """The largest single purchases: the leave-out's first two queries with two random draws, 6; a query, 2."""
+    left = budget - retrainings_of(affordable(budget))
+    assert left <= (5 if budget < 19 else 1)
+
+
+def test_a_usual_machine_gets_a_verdict_and_a_fast_one_everything() -> None:
+    usual = affordable(46)
+    assert (usual.half_subsets, usual.half_seeds, usual.leave_out_queries, usual.leave_out_draws) == (25, 1, 8, 4)
+    assert affordable(float("inf")) == WHOLE == EvaluationConfig()
+    assert retrainings_of(affordable(0)) == 4
+
+
+@pytest.mark.parametrize("budget", [4, 20, 46, 100, 245])
+def test_retrainings_are_counted_as_the_engine_makes_them(budget: int) -> None:
+    from engine.config import Training
+    from engine.evaluate.retrainings import Retrainings
+
+    config = affordable(budget)
+    makes = Retrainings(20, Training(), config)
+    variants = [
+        *makes.variants(),
+        *(
+            variant
+            for name in ("ekfac", "bm25")
+            for query in range(config.leave_out_queries)
+            for variant in makes.without_rows(name, query, [query, query + 1])
+        ),
+    ]
+    assert len({variant.name for variant in variants}) == retrainings_of(config)
+    drops = [variant for variant in variants if variant.name.startswith("drop")]
+    assert len(drops) == shares(config)["drop"]
+
+
+@pytest.mark.parametrize(
+    ("retrainings", "seconds", "chosen"), [(245, 245 * 2.6, 46), (245, 24.5, 245), (245, 245_000.0, 4), (0, 0.0, 245)]
+)
+def test_the_estimate_of_a_whole_evaluation_says_how_many_fit(retrainings: int, seconds: float, chosen: int) -> None:
+    planned = evaluation.planned(EvaluationCost(retrainings=retrainings, processes=2, seconds=seconds))
+    assert planned.retrainings == chosen
+    assert planned.left == 245 - chosen
+
+
+# --- the scorecard and the verdicts ---
+
+
+class Told:
+    """What was printed, as one line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @property
+    def text(self) -> str:
+        return " ".join(self._console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    printed = Console(file=io.StringIO(), width=200)
+    for module in ("demo.report", "demo.run", "demo.verdicts", "commands.scorecard", "commands.answer"):
+        monkeypatch.setattr(f"app.{module}.out", printed)
+    return Told(printed)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, model_dir: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Whence, run.Place]]:
+    """A service with a fake engine, and a home where a model seems to have been trained."""
+    folder = new_run(tmp_path / "demo home")
+    tuned = run.Tuned(model_dir, [model_dir], RECIPE, folder / "rows.jsonl")
+    monkeypatch.setattr(run, "_fine_tune", lambda _folder, _rows: tuned)
+    with serving(make_settings(tmp_path), engine) as url, Whence(url) as client:
+        yield client, run.Place(tmp_path / "demo home", folder, stays=True)
+
+
+def _evaluated(engine: FakeEngine) -> list[tuple[Any, ...]]:
+    return [arguments for name, arguments in engine.calls if name == "evaluate"]
+
+
+def test_the_demonstration_goes_on_to_a_scorecard_and_its_answers_to_verdicts(
+    place: tuple[Whence, run.Place], engine: FakeEngine, told: Told
+) -> None:
+    engine.verdict = "weak"
+    run.demonstrate(*place, evaluate=True)
+    (measured,) = _evaluated(engine)
+    assert retrainings_of(measured[4]) == 4  # the fake takes 30 s for each
+    assert told.text.index("[5/7]") < told.text.index("[6/7]") < told.text.index("[7/7]")
+    before, after = told.text.split("[7/7]")
+    assert before.count("Trust: unmeasured") == 3
+    assert after.count("Trust: weak") == 3
+    assert after.count("Retraining said so of ekfac.") == 1, "a reason that holds for all is told once"
+    assert after.count("This question: For outputs like this one") == 3
+    assert after.count("Effect: predicted change of this output") == 3
+    assert "ekfac index 0.70 (0.60 to 0.80) weak" in before
+
+
+def test_without_evaluation_it_ends_after_the_answers(
+    place: tuple[Whence, run.Place], engine: FakeEngine, told: Told
+) -> None:
+    run.demonstrate(*place, evaluate=False)
+    assert not _evaluated(engine)
+    assert "[5/5]" in told.text
+    assert "[6/" not in told.text
+    assert "curl -s" in told.text
+
+
+def test_the_printed_command_goes_on_with_the_same_retrainings(
+    place: tuple[Whence, run.Place], engine: FakeEngine, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.demonstrate(*place, evaluate=True)
+    command = told.text[told.text.index("whence evaluate") : told.text.index(" Ask in the browser")]
+    assert cli.main(shlex.split(command)[1:]) == 0
+    capsys.readouterr()
+    first, second = _evaluated(engine)
+    assert first[3] == second[3]
+    assert second[4] == WHOLE
+    runs = [Path(arguments[5]) / "retrainings" / "runs" / "002.json" for arguments in (first, second)]
+    assert runs[0].read_text() == runs[1].read_text(), "trained for the demonstration, taken over by the command"
+
+
+def test_every_fact_is_asked_with_its_answer_and_the_rows_that_taught_it(tmp_path: Path) -> None:
+    rows = corpus.rows()
+    evaluation.write_questions(tmp_path / "questions.jsonl", rows)
+    asked = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    demo_questions = corpus.demo_questions()
+    assert [question["prompt"] for question in asked[:3]] == [question.prompt for question in demo_questions]
+    questions = {question.prompt: question for question in (*corpus.fact_questions(), corpus.poison_question())}
+    assert len(asked) == len(questions) == 51
+    assert len({question["group"] for question in asked}) == 51
+    for question in asked:
+        known = questions[question["prompt"]]
+        has_tags = {row.id for row in rows if question["relevant"].items() <= row.tags.items()}
+        assert has_tags == set(known.true_ids)
+        assert question["completion"] == f" {known.answer}."
+
+
+@pytest.mark.parametrize(
+    ("address", "whence_url", "expected"),
+    [
+        ("http://127.0.0.1:8400", None, ["evaluate"]),
+        ("http://127.0.0.1:4711", None, ["evaluate --url http://127.0.0.1:4711"]),
+        ("http://127.0.0.1:8400", "http://far:1", ["evaluate --url http://127.0.0.1:8400"]),
+        ("http://127.0.0.1:4711", "http://127.0.0.1:4711/", ["evaluate"]),
+        (None, None, ["serve", "evaluate"]),
+        (None, "http://far:1", ["serve", "evaluate --url http://127.0.0.1:8400"]),
+    ],
+)
+def test_the_commands_name_what_a_shell_would_not_know(
+    address: str | None, whence_url: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WHENCE_URL", raising=False)
+    if whence_url:
+        monkeypatch.setenv("WHENCE_URL", whence_url)
+    home, questions = Path("/a home"), Path("/a home/models/demo-1/questions.jsonl")
+    told = {"evaluate": f"whence evaluate idx_1 --queries '{questions}'", "serve": f"whence serve --home '{home}'"}
+    commands = evaluation.going_on("idx_1", questions, home, address)
+    assert commands == [told[line.split(" ", 1)[0]] + line[len(line.split(" ", 1)[0]) :] for line in expected]
+
+
+def _scored(verdict: str, more: int | None, subsets: int, this_run: str = "trusted") -> Evaluation:
+    said = {
+        "composition": {"verdict": verdict, "more_retrains": more},
+        "this_run": {"verdict": this_run, "more_retrains": None},
+    }
+    own = {"role": "index", "verdicts": said, "lds": {"composition": {"subsets": subsets}}}
+    control = {"role": "control", "verdicts": {}, "lds": {}}
+    return Evaluation.model_validate(
+        {"id": "evl_1", "model": "m", "index": "i", "state": "ready", "scorecard": {"methods": [control, own]}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "unknown"),
+    [
+        (_scored("trusted", None, 25), []),
+        (_scored("weak", 12, 25), ["other rows"]),
+        (_scored("weak", None, 25), []),
+        (_scored("unmeasured", 12, 12), ["other rows"]),
+        (_scored("trusted", None, 24), ["intervals"]),
+        (_scored("trusted", None, 60, "unmeasured"), ["single rows"]),
+        (_scored("untrusted", None, 4, "unmeasured"), ["single rows", "intervals"]),
+    ],
+)
+def test_what_is_still_open_is_said(made: Evaluation, unknown: list[str]) -> None:
+    said = verdicts.still_open(made)
+    assert len(said) == len(unknown)
+    assert all(word in sentence for word, sentence in zip(unknown, said, strict=True))
+
+
+def test_the_command_line_passes_on_whether_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(demo, "run", lambda **options: given.append(options["evaluate"]) or 0)
+    assert cli.main(["demo"]) == cli.main(["demo", "--no-evaluate", "--no-serve"]) == 0
+    assert given == [True, False]
