@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.figure import save_drawn
 from benchmarks.quality.table import CONTROL, WHENCE
 from benchmarks.report import RESULTS
 
@@ -23,17 +23,11 @@ COLOURS = {WHENCE: "#1f5fbf", "peer": "#d1620f", CONTROL: "#7a7a7a"}
 TITLES = {"half": "half of the rows removed", "drop": "2 % of the rows removed"}
 OVER_SEEDS = "drop over seeds"
 APART = 0.17  # of a line, between the two marks of a method
-# Text stays text, and no name is made of chance.
-_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "whence", "font.size": 9, "font.family": "sans-serif"}
-_NO_METADATA = {"Date": None, "Creator": None}
 
 
 def drawn(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], path: Path = FIGURE) -> Path:
     """Draws and saves. Returns the file."""
-    with rc_context():
-        rcdefaults()  # whatever this machine's matplotlibrc says
-        rcParams.update(_STYLE)
-        return _save(_draw(rows, runs), path)
+    return save_drawn(lambda: _draw(rows, runs), path)
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> Figure:
@@ -49,14 +43,6 @@ def _draw(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) 
     figure.supxlabel("LDS: rank correlation of predicted and retrained outcomes, with its 95 % interval", fontsize=9)
     _legend(figure, {_group(row) for row in rows}, any(OVER_SEEDS in run for run in runs))
     return figure
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, metadata=_NO_METADATA if path.suffix == ".svg" else None, dpi=120)
-    if path.suffix == ".svg":  # no blanks at the ends of lines
-        lines = path.read_text(encoding="utf-8").splitlines()
-        path.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]], recipe: str) -> list[str]:

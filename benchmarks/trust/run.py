@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,13 @@ def main() -> None:
         )
     rows = [_checked(worlds[name], scorecard, given.work) for name, scorecard in studied.items()]
     choices = [row for name, scorecard in chosen.items() for row in _choice(name, scorecard)]
-    for title, table in (("trust on held-out queries", rows), ("what `auto` chooses", choices)):
+    methods = [row for name, scorecard in studied.items() for row in _methods(name, scorecard)]
+    tables = (("trust on held-out queries", rows), ("verdicts", methods), ("what `auto` chooses", choices))
+    for title, table in tables:
         if table:
             show(title, table)
     if set(given.world) == set(WORLDS):
-        print(write("trust", COMMAND, rows, auto=choices))
+        print(write("trust", COMMAND, rows, methods=methods, auto=choices))
 
 
 # --- evaluating ---
@@ -117,6 +119,7 @@ def _checked(world: World, scorecard: Scorecard, root: Path) -> dict[str, Any]:
     predicted_Q, lds_Q, halves = reliability(world, scorecard, *_fine_tuned(world, work), work)
     found = covered(world, scorecard, evidence)
     kept: dict[str, Any] = {"predicted_Q": predicted_Q, "lds_Q": lds_Q} | found.arrays
+    kept["example"] = _example(scorecard, evidence)
     (RESULTS / "trust").mkdir(parents=True, exist_ok=True)
     np.savez_compressed(RESULTS / "trust" / f"{world.name}.npz", **kept)
     lds = own.lds["composition"]
@@ -139,6 +142,31 @@ def _checked(world: World, scorecard: Scorecard, root: Path) -> dict[str, Any]:
         "high": halves.high,
         **found.shares,
     }
+
+
+def _example(scorecard: Scorecard, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[2, M]: predicted and measured outcomes of the question whose LDS is nearest to the mean."""
+    own = next(method for method in scorecard.methods if method.role == "index")
+    lds = own.lds["composition"]
+    far_Q = [np.inf if value is None else abs(value - (lds.value or 0)) for value in lds.per_query]
+    q = int(np.argmin(far_Q))
+    predicted_M = evidence["half_kept_MN"] @ evidence[f"scores/{own.name}"][q].astype(np.float64)
+    return np.stack([predicted_M, evidence["half_outcome_QMR"][q].mean(1)]).astype(np.float32)
+
+
+def _methods(name: str, scorecard: Scorecard) -> Iterator[dict[str, Any]]:
+    for method in scorecard.methods:
+        lds = method.lds["composition"]
+        yield {
+            "world": name,
+            "method": method.name,
+            "role": method.role,
+            "LDS": lds.value,
+            "low": lds.low,
+            "high": lds.high,
+            "verdict": method.verdicts["composition"].verdict,
+            "verdict, this run": method.verdicts["this_run"].verdict,
+        }
 
 
 def _choice(name: str, scorecard: Scorecard) -> Iterator[dict[str, Any]]:
