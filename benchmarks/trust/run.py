@@ -42,7 +42,7 @@ from engine.model import load_model
 from engine.types import CheckpointFn
 
 COMMAND = "python -m benchmarks.trust.run"
-WHOLE = EvaluationConfig(leave_out_queries=120, mislabelled=MISLABELLED)
+WHOLE = EvaluationConfig(leave_out_queries=60, mislabelled=MISLABELLED)
 AUTO = replace(
     WHOLE,
     leave_out_queries=0,
