@@ -26,6 +26,9 @@ def show_scorecard(evaluation: Evaluation) -> None:
             out.print()
             out.print(Text(title, style="bold"))
             out.print(_headline(own["verdicts"][question]))
+        if found := detection_text(own["detection"]):
+            out.print()
+            out.print(Text("Rows that are known to matter: ", style="bold").append(found, style="not bold"))
     for question, tuned in scorecard["tuned"].items():
         out.print(f"`auto` takes {one_line(tuned['chosen']).plain} ({question}).", markup=False, highlight=False)
     for message in scorecard["warnings"]:
@@ -49,6 +52,11 @@ def lds_text(lds: dict[str, Any]) -> str:
         return "not measured"
     between = "" if lds["low"] is None or lds["high"] is None else f" ({lds['low']:.2f} to {lds['high']:.2f})"
     return f"{lds['value']:.2f}{between}"
+
+
+def detection_text(detection: dict[str, float | None]) -> str:
+    """Metric after metric; what is undefined is left out."""
+    return " · ".join(f"{name} {value:.2f}" for name, value in detection.items() if value is not None)
 
 
 def _headline(verdict: dict[str, Any]) -> Text:

@@ -1,6 +1,7 @@
 """`whence demo`: fine-tune in front of the user, index, ask three questions over HTTP, measure their trust, stay up.
 
-run.py          the steps, in order
+run.py          from beginning to end: home, service, exit code
+steps.py        the steps, in order
 home.py         where it all lies, and what may be removed there
 background.py   the service on a thread of this process
 report.py       what is printed

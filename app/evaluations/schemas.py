@@ -65,6 +65,9 @@ class EvaluationCreate(RequestBody):
     tuning_share: float = Field(default=_USUAL.tuning_share, ge=0, lt=1)
     candidates: list[CandidateBody] = Field(default=[], max_length=16)
     mislabelled: dict[PlainText, PlainText] = Field(default={}, description="Tags of the rows known to be wrong.")
+    canaries: int = Field(
+        default=_USUAL.canaries, ge=0, le=64, description="Facts planted to be found, where no query has `relevant`."
+    )
     seed: int = Field(default=_USUAL.seed, ge=0, lt=2**63)
 
     def config(self) -> EvaluationConfig:

@@ -49,7 +49,7 @@ AUTO = replace(
     drop_subsets=0,
     directions=0,
     mislabelled={},
-    candidates=(Candidate("graddot"), Candidate("gradcos"), Candidate("kfac"), Candidate("repsim")),
+    candidates=(Candidate("graddot"), Candidate("gradcos"), Candidate("repsim")),
 )
 STUDIES = ("facts", "tasks")
 CHOICES = ("facts", "light")

@@ -57,7 +57,14 @@ def light() -> World:
     # A high rank: of a low one the frozen half of the adapter is a coarse random projection, another for every seed.
     wide = Lora(rank=32, alpha=128)
     training = Training(
-        learning_rate=0.02, epochs=1, batch_size=32, epsilon=1.0, max_grad_norm=None, seed=RUN_SEED, lora=wide
+        learning_rate=5e-3,
+        epochs=1,
+        batch_size=32,
+        schedule="constant",  # every row counts alike, wherever in the order it comes
+        epsilon=1.0,
+        max_grad_norm=None,
+        seed=RUN_SEED,
+        lora=wide,
     )
     asked = [*_once(LIGHT_SEED), *_unseen(LIGHT_SEED, 2, world.rows(LIGHT_SEED))]
     return World("light", world.rows(LIGHT_SEED), asked, training)

@@ -40,7 +40,8 @@ def retrain(
     diverged.
 
     processes None: one a core (one in all on a GPU). width None: what is measured to be fastest.
-    on_progress hears of adapter steps and may raise Cancelled; what is finished by then is kept in `out`.
+    on_progress hears of adapter steps, those of earlier calls included, and may raise Cancelled; what is finished by
+    then is kept in `out`.
     Raises ModelError, UnsupportedModel, EmptyDataset, NoLossToken, InvalidQuery, InvalidOption, EngineUnavailable
     (a training process died), StorageFull. Another process that writes into `out` is an InvalidOption.
     """
@@ -53,7 +54,7 @@ def retrain(
             store = OutcomeStore(out, trainer.fingerprint)
             count = processes or _processes(study, variants)
             missing = _missing_stacks(trainer, store, variants, count, width)
-            _run(trainer, store, missing, count, on_progress or (lambda _progress: None))
+            _run(trainer, store, missing, count, len(variants), on_progress or (lambda _progress: None))
     return np.stack([_outcome(store, variant) for variant in variants])
 
 
@@ -102,17 +103,25 @@ def _missing_stacks(
 
 
 def stacks_of(variants: Sequence[Variant], width: int, processes: int) -> list[list[Variant]]:
-    """Variants of like size together (a stack is as slow as its fullest member), no wider than what keeps every
-    process busy. A function of the whole list, so that what is already done does not change the rest."""
+    """Variants of like size together (a stack is as slow as its fullest member), no wider than `width`, and as many
+    for one process as for another. A function of the whole list, so that what is already done does not change the
+    rest."""
     ordered = sorted(variants, key=lambda variant: variant.removed)
-    width = max(1, min(width, -(-len(ordered) // processes)))
+    rounds = -(-len(ordered) // (max(1, width) * processes))
+    width = max(1, -(-len(ordered) // max(1, rounds * processes)))
     return [ordered[i : i + width] for i in range(0, len(ordered), width)]
 
 
 def _run(
-    trainer: Retrainer, store: OutcomeStore, stacks: list[list[Variant]], processes: int, on_progress: CheckpointFn
+    trainer: Retrainer,
+    store: OutcomeStore,
+    stacks: list[list[Variant]],
+    processes: int,
+    variants: int,
+    on_progress: CheckpointFn,
 ) -> None:
-    total, done = trainer.steps * sum(map(len, stacks)), 0
+    total = trainer.steps * variants
+    done = total - trainer.steps * sum(map(len, stacks))
 
     def tick(steps: int) -> None:
         nonlocal done

@@ -47,7 +47,7 @@ def scorecard_of(evidence: Evidence, scorer: Scorer, retrainings: int, seconds: 
 
 
 def _warnings(evidence: Evidence) -> tuple[str, ...]:
-    """What was asked for and could not be had."""
+    """What was asked for and could not be had, or says nothing."""
     found = []
     if evidence.scores.candidates and not evidence.bench.tunes:
         found.append(
@@ -55,6 +55,8 @@ def _warnings(evidence: Evidence) -> tuple[str, ...]:
         )
     if not evidence.outcomes.drop_QM.size:
         found.append("no retraining of this run: what single rows did in it, and their effects, stay unmeasured")
+    if evidence.canaries is not None and (warning := evidence.canaries.warning):
+        found.append(warning)
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""What tags tell without any retraining: are the rows that teach an answer ranked high, are wrong rows noticed?
+"""Are the rows that teach an answer ranked high, are wrong rows noticed? Tags tell, else planted canaries do.
 
 Shapes: Q queries, N rows.
 """
@@ -18,7 +18,8 @@ from engine.evaluate.scored import Scored
 
 
 def detection(methods: Sequence[MethodEvidence], evidence: Evidence, dataset: Dataset) -> tuple[MethodEvidence, ...]:
-    """The methods with their detection metrics; unchanged where neither queries nor config name any tags."""
+    """The methods with their detection metrics; unchanged where neither queries nor config name any tags, and no
+    canaries were planted."""
     tags = [example.tags for example in dataset]
     known = [q for q, asked in enumerate(evidence.queries) if asked.relevant]
     relevant_QN = np.array([[_has(row, evidence.queries[q].relevant) for row in tags] for q in known], bool)
@@ -26,7 +27,7 @@ def detection(methods: Sequence[MethodEvidence], evidence: Evidence, dataset: Da
     if not evidence.config.mislabelled:
         wrong_N[:] = False
     return tuple(
-        replace(method, detection=_metrics(scored, known, relevant_QN, wrong_N))
+        replace(method, detection=_metrics(scored, known, relevant_QN, wrong_N) | _of_canaries(scored, evidence))
         for method, scored in zip(methods, evidence.scores.all, strict=True)
     )
 
@@ -43,6 +44,10 @@ def _metrics(
     if wrong_N.any() and scored.self_scores_N is not None:
         found["mislabelled AUROC"] = mislabelled_auroc(scored.self_scores_N, wrong_N)
     return found
+
+
+def _of_canaries(scored: Scored, evidence: Evidence) -> dict[str, float | None]:
+    return {} if evidence.canaries is None else evidence.canaries.metrics(scored.name)
 
 
 def _has(tags: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

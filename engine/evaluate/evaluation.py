@@ -2,6 +2,7 @@
 
     scored.py        the scores of the index, its candidates, controls and twins
     retrainings.py   which retrainings are made; engine/causal/retrain.py makes them
+    canaries.py      rows planted to be found, where no tags say which rows should be
     assemble.py      scores × outcomes → evidence; verdict.py says what it means
 
 Everything costly lies below `work` and is found again: an interrupted evaluation goes on at the last finished
@@ -22,6 +23,7 @@ from engine.causal.retrain import Study, Variant, estimate, retrain
 from engine.causal.steps import check_trainable, make_steps
 from engine.config import ModelConfig, Recipe, Training
 from engine.dataset import Dataset
+from engine.evaluate.canaries import canaries_wanted, canary_scores
 from engine.evaluate.conclude import scorecard_of
 from engine.evaluate.evidence import Evidence, Scores
 from engine.evaluate.requirements import check_config, training_of
@@ -60,7 +62,8 @@ def evaluate(
     found = dict(zip((variant.name for variant in variants), outcome_VQ, strict=True))
     outcomes = Outcomes.of(plan, found, len(queries))
     falls = {scored.name: _falls(plan, scored, asked, found) for scored in scores.left_out} if asked else {}
-    evidence = Evidence(config, queries, plan, scores, outcomes, asked, falls)
+    canaries = canary_scores(scorer, study, config) if canaries_wanted(config, queries) else None
+    evidence = Evidence(config, queries, plan, scores, outcomes, asked, falls, canaries)
     evidence.save(work)
     return scorecard_of(evidence, scorer, len(variants), time.perf_counter() - started)
 

@@ -2,7 +2,8 @@
 
 evidence.npz: scores/<method> float32 [Q, N], half_kept_MN, half_outcome_QMR, drop_kept_MN, drop_outcome_QM,
 full_outcome_Q (the audited run's seed), step_1_QV, step_2_QV; asked_L: the queries whose top rows were left out;
-fall_LR/<method>: how far f fell without them, random_QKR: f without the random draws. Outcomes are nats.
+fall_LR/<method>: how far f fell without them, random_QKR: f without the random draws. Where canaries were planted also
+canary_scores/<method>, canary_relevant_QN, canary_gain_Q, of their own queries and rows. Outcomes and gains are nats.
 
 Shapes: Q queries, N rows, M subsets, R seeds, V directions, K draws, L queries.
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 from engine.durable import write_durably
 from engine.evaluate.assemble import Bench, Measured, lds_evidence, leave_out_evidence, minus_twins, tuned
+from engine.evaluate.canaries import CanaryScores
 from engine.evaluate.metasmooth import metasmoothness
 from engine.evaluate.retrainings import Outcomes, Retrainings
 from engine.evaluate.scorecard import (
@@ -61,7 +63,10 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """falls: method's name → [L, R], how far f fell without a query's top rows, in nats. asked: the L queries."""
+    """falls: method's name → [L, R], how far f fell without a query's top rows, in nats. asked: the L queries.
+
+    canaries: None where none were planted.
+    """
 
     config: EvaluationConfig
     queries: Sequence[EvaluationQuery]
@@ -70,6 +75,7 @@ class Evidence:
     outcomes: Outcomes
     asked: Sequence[int]
     falls: Mapping[str, np.ndarray]
+    canaries: CanaryScores | None = None
 
     @cached_property
     def bench(self) -> Bench:
@@ -109,6 +115,9 @@ class Evidence:
             "random_QKR": self.outcomes.random_QKR,
         }
         arrays |= {f"fall_LR/{name}": fall_LR for name, fall_LR in self.falls.items()}
+        if self.canaries is not None:
+            arrays |= {f"canary_scores/{name}": scores_QN for name, scores_QN in self.canaries.scores.items()}
+            arrays |= {"canary_relevant_QN": self.canaries.relevant_QN, "canary_gain_Q": self.canaries.gain_Q}
         np.savez(content, **arrays)  # type: ignore[arg-type]
         write_durably(work / EVIDENCE_FILE, lambda sink: sink.write(content.getvalue()))
 

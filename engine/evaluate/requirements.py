@@ -27,7 +27,7 @@ def check_config(config: EvaluationConfig, rows: int, queries: Sequence[Evaluati
     if rows < 4:
         raise InvalidOption(f"{rows} rows cannot be halved and compared.", pointer="/index")
     least = {"half_subsets": 3, "half_seeds": 1, "drop_subsets": 0, "leave_out_queries": 0, "leave_out_draws": 2}
-    for name, bound in (least | {"leave_out_rows": 1, "leave_out_seeds": 1, "directions": 0}).items():
+    for name, bound in (least | {"leave_out_rows": 1, "leave_out_seeds": 1, "directions": 0, "canaries": 0}).items():
         if getattr(config, name) < bound:
             raise InvalidOption(f"{name} is {getattr(config, name)}; it must be at least {bound}.", pointer=f"/{name}")
     for name in ("drop_share", "tuning_share"):

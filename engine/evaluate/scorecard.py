@@ -59,6 +59,8 @@ class EvaluationConfig:
     `leave_out_seeds` seeds. directions: of the metasmoothness, two retrainings each.
     tuning_share: of the queries' groups and of the subsets; `auto` is chosen on these and measured on the rest.
     mislabelled: tags of the rows known to be wrong, for the test of self-influence.
+    canaries: invented facts that one more run learns and the index's method has to find (engine/evaluate/canaries.py),
+    where no query has `relevant`; 0: none.
     """
 
     half_subsets: int = 60
@@ -73,6 +75,7 @@ class EvaluationConfig:
     tuning_share: float = 1 / 3
     candidates: tuple[Candidate, ...] = ()
     mislabelled: dict[str, str] = field(default_factory=dict)
+    canaries: int = 8
     seed: int = 0
 
 
@@ -142,7 +145,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class MethodEvidence:
-    """detection: metric's name → value, where tags give ground truth (see engine/evaluate/retrieval.py)."""
+    """detection: metric's name → value, where tags give ground truth (see engine/evaluate/retrieval.py); else
+    "canary recall@10" and "canary MRR" of the index's method, its shuffled twin and the controls that need no index.
+    """
 
     name: str
     role: Role
@@ -204,7 +209,7 @@ class Scorecard:
 @dataclass(frozen=True)
 class EvaluationCost:
     """retrainings: still to be done. seconds: what they will take on this machine, measured on a few steps; `basis`
-    says how."""
+    says how. The run that learns planted canaries, one training and one index, comes on top."""
 
     retrainings: int
     processes: int

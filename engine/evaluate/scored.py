@@ -71,7 +71,9 @@ class Scorer:
 
     def own(self) -> Scored:
         name = self.plan.method.name
-        return self._kept(name, "index", name, self._own_options, lambda: self._by_index(self.model, self.index_dir))
+        return self._kept(
+            name, "index", name, self._own_options, lambda: self._by_index(self.model, self.index_dir, name)
+        )
 
     def controls(self) -> list[Scored]:
         return [self._control(name) for name in CONTROLS if name != self.plan.method.name]
@@ -110,7 +112,7 @@ class Scorer:
         found: list[Attribution] = []
         with OpenIndex(self.model, self.dataset, self.index_dir) as index:
             for done, query in enumerate(self.queries):
-                self._tick(done, "answer")
+                self.checkpoint(Progress(done, len(self.queries), "queries", "answer"))
                 (answer,) = attribute(index, [(query, AskOptions(top_k=_FEW))])
                 if isinstance(answer, EngineError):
                     raise answer
@@ -121,7 +123,7 @@ class Scorer:
 
     def _control(self, name: str) -> Scored:
         if isinstance(get_method(name), RowMethod):
-            return self._kept(name, "control", name, {}, lambda: self._by_index(self.model, self.index_dir, name))
+            return self._kept(name, "control", name, {}, lambda: self._by_index(self.model, self.index_dir, name, name))
         return self._built(name, "control", Candidate(name))
 
     def _built(self, name: str, role: Role, candidate: Candidate) -> Scored:
@@ -139,16 +141,16 @@ class Scorer:
 
     def _by_new(self, model: LoadedModel, config: IndexConfig, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         path = self.work / "indexes" / fingerprint(name, self.revision, config)[:16]
-        build_index(model, self.dataset, config, path, self.checkpoint)
-        return self._by_index(model, path)
+        build_index(model, self.dataset, config, path, self._named(name))
+        return self._by_index(model, path, name)
 
     def _by_index(
-        self, model: LoadedModel, path: Path, method: str | None = None
+        self, model: LoadedModel, path: Path, name: str, method: str | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        rows = []
+        rows, checkpoint = [], self._named(name)
         with OpenIndex(model, self.dataset, path) as index:
             for done, query in enumerate(self.queries):
-                self._tick(done, "score")
+                checkpoint(Progress(done, len(self.queries), "queries", "score"))
                 rows.append(score_query(index, query, method))
             own = method is None and has_self_scores(index.plan.method) and bool(index.features)
             return np.stack(rows), self_influence(index.self_scores_NC) if own else None
@@ -200,8 +202,9 @@ class Scorer:
     def _own_options(self) -> dict[str, Any]:
         return IndexStore.open(self.index_dir).manifest.options
 
-    def _tick(self, done: int, phase: str) -> None:
-        self.checkpoint(Progress(done, len(self.queries), "queries", phase))
+    def _named(self, name: str) -> CheckpointFn:
+        """Phases of their own for every method: what a second one does is further on, not again."""
+        return lambda progress: self.checkpoint(replace(progress, phase=f"{progress.phase}: {name}"))
 
 
 def top_rows(scores_N: np.ndarray, count: int) -> list[int]:

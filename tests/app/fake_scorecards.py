@@ -62,5 +62,11 @@ def _method(
     )
     said = Verdict(verdict, f"Retraining said so of {name}.", REMEDIES.get(verdict))
     return MethodEvidence(
-        name, role, name, options or {}, {"composition": lds, "this_run": lds}, {"composition": said, "this_run": said}
+        name,
+        role,
+        name,
+        options or {},
+        {"composition": lds, "this_run": lds},
+        {"composition": said, "this_run": said},
+        detection={"P@3": 0.75, "AUC": None, "mislabelled AUROC": 0.5} if role == "index" else {},
     )

@@ -56,6 +56,7 @@ def test_an_evaluation_tells_its_cost_first_and_its_verdicts_last(capsys):
     assert "kfac candidate 0.80 (0.70 to 0.90) trusted" in text
     assert "bm25 control 0.20 (0.10 to 0.30) weak" in text
     assert "trusted: Retraining said so of ekfac." in text
+    assert "Rows that are known to matter: P@3 0.75 · mislabelled AUROC 0.50" in text
     assert "`auto` takes kfac (composition)." in text
     assert "12 retrainings · 4 questions" in text
 

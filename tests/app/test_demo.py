@@ -21,7 +21,7 @@ from rich.console import Console
 from app import cli, demo
 from app.commands import console
 from app.commands.serve import CannotListen
-from app.demo import evaluation, report, run, verdicts
+from app.demo import evaluation, report, steps, verdicts
 from app.demo.background import BackgroundServer
 from app.demo.budget import LEAST, SPENT_ON, WHOLE, affordable, retrainings_of, shares
 from app.demo.home import MARKER, new_run, prepare_home
@@ -227,7 +227,7 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     printed = Console(file=io.StringIO(), width=200)
-    for module in ("demo.report", "demo.run", "demo.verdicts", "commands.scorecard", "commands.answer"):
+    for module in ("demo.report", "demo.steps", "demo.verdicts", "commands.scorecard", "commands.answer"):
         monkeypatch.setattr(f"app.{module}.out", printed)
     return Told(printed)
 
@@ -240,13 +240,13 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def place(
     tmp_path: Path, model_dir: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Whence, run.Place]]:
+) -> Iterator[tuple[Whence, steps.Place]]:
     """A service with a fake engine, and a home where a model seems to have been trained."""
     folder = new_run(tmp_path / "demo home")
-    tuned = run.Tuned(model_dir, [model_dir], RECIPE, folder / "rows.jsonl")
-    monkeypatch.setattr(run, "_fine_tune", lambda _folder, _rows: tuned)
+    tuned = steps.Tuned(model_dir, [model_dir], RECIPE, folder / "rows.jsonl")
+    monkeypatch.setattr(steps, "_fine_tune", lambda _folder, _rows: tuned)
     with serving(make_settings(tmp_path), engine) as url, Whence(url) as client:
-        yield client, run.Place(tmp_path / "demo home", folder, stays=True)
+        yield client, steps.Place(tmp_path / "demo home", folder, stays=True)
 
 
 def _evaluated(engine: FakeEngine) -> list[tuple[Any, ...]]:
@@ -254,10 +254,10 @@ def _evaluated(engine: FakeEngine) -> list[tuple[Any, ...]]:
 
 
 def test_the_demonstration_goes_on_to_a_scorecard_and_its_answers_to_verdicts(
-    place: tuple[Whence, run.Place], engine: FakeEngine, told: Told
+    place: tuple[Whence, steps.Place], engine: FakeEngine, told: Told
 ) -> None:
     engine.verdict = "weak"
-    run.demonstrate(*place, evaluate=True)
+    steps.demonstrate(*place, evaluate=True)
     (measured,) = _evaluated(engine)
     assert retrainings_of(measured[4]) == 4  # the fake takes 30 s for each
     assert told.text.index("[5/7]") < told.text.index("[6/7]") < told.text.index("[7/7]")
@@ -270,10 +270,24 @@ def test_the_demonstration_goes_on_to_a_scorecard_and_its_answers_to_verdicts(
     assert "ekfac index 0.70 (0.60 to 0.80) weak" in before
 
 
-def test_without_evaluation_it_ends_after_the_answers(
-    place: tuple[Whence, run.Place], engine: FakeEngine, told: Told
+def test_a_busy_machine_is_not_waited_for_for_ever(
+    place: tuple[Whence, steps.Place], engine: FakeEngine, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.demonstrate(*place, evaluate=False)
+    planned, finished = evaluation.planned, evaluation.finished
+    monkeypatch.setattr(evaluation, "planned", lambda cost: engine.gate.clear() or planned(cost))
+    monkeypatch.setattr(evaluation, "finished", lambda client, started: finished(client, started, seconds=0.1))
+    steps.demonstrate(*place, evaluate=True)
+    engine.gate.set()
+    (job,) = [job.id for job in place[0].jobs.all() if job.kind == "evaluation.run"]
+    assert f"whence jobs watch {job} --url {place[0].base_url}" in told.text
+    assert "[7/7]" not in told.text
+    assert "Ask in the browser" in told.text
+
+
+def test_without_evaluation_it_ends_after_the_answers(
+    place: tuple[Whence, steps.Place], engine: FakeEngine, told: Told
+) -> None:
+    steps.demonstrate(*place, evaluate=False)
     assert not _evaluated(engine)
     assert "[5/5]" in told.text
     assert "[6/" not in told.text
@@ -281,9 +295,9 @@ def test_without_evaluation_it_ends_after_the_answers(
 
 
 def test_the_printed_command_goes_on_with_the_same_retrainings(
-    place: tuple[Whence, run.Place], engine: FakeEngine, told: Told, capsys: pytest.CaptureFixture[str]
+    place: tuple[Whence, steps.Place], engine: FakeEngine, told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.demonstrate(*place, evaluate=True)
+    steps.demonstrate(*place, evaluate=True)
     command = told.text[told.text.index("whence evaluate") : told.text.index(" Ask in the browser")]
     assert cli.main(shlex.split(command)[1:]) == 0
     capsys.readouterr()
@@ -329,7 +343,7 @@ def test_the_commands_name_what_a_shell_would_not_know(
         monkeypatch.setenv("WHENCE_URL", whence_url)
     home, questions = Path("/a home"), Path("/a home/models/demo-1/questions.jsonl")
     told = {"evaluate": f"whence evaluate idx_1 --queries '{questions}'", "serve": f"whence serve --home '{home}'"}
-    commands = evaluation.going_on("idx_1", questions, home, address)
+    commands = evaluation.typed(["evaluate", "idx_1", "--queries", str(questions)], home, address)
     assert commands == [told[line.split(" ", 1)[0]] + line[len(line.split(" ", 1)[0]) :] for line in expected]
 
 

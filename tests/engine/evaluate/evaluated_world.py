@@ -28,6 +28,7 @@ CONFIG = EvaluationConfig(
     leave_out_draws=2,
     leave_out_seeds=1,
     directions=2,
+    canaries=0,
 )
 
 
