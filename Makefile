@@ -38,7 +38,7 @@ $(DEV): $(ENGINE)
 	@touch $@
 
 # `exec` puts the program in the shell's place: Ctrl-C reaches it, and nothing is left behind.
-demo: $(ENGINE)  ## fine-tune a small model, index it, ask three questions, serve /ui  (ARGS=--no-serve ends by itself)
+demo: $(ENGINE)  ## fine-tune a small model, index it, ask, measure trust, serve /ui  (ARGS=--no-serve ends by itself)
 	@exec $(BIN)/whence demo $(ARGS)
 
 serve: $(ENGINE)  ## the service on 127.0.0.1  (ARGS="--port 8080")

@@ -204,6 +204,11 @@ def canaries_wanted(config: EvaluationConfig, queries: Sequence[EvaluationQuery]
     return config.canaries > 0 and not any(asked.relevant for asked in queries)
 
 
+def chosen_epochs(last: int, count: int) -> list[int]:
+    """As many as the index has checkpoints, spread evenly over the run, the last epoch among them; at most all."""
+    return sorted({round(place) for place in np.linspace(last / min(count, last), last, min(count, last))})
+
+
 def canary_scores(scorer: Scorer, study: Study, config: EvaluationConfig) -> CanaryScores:
     """By the index's method, the controls that its index serves and the twin with shuffled ids.
 
@@ -292,8 +297,7 @@ class _CanaryRun:
             )
         given = self.scorer.config
         recipe = replace(load_recipe(run / RECIPE_FILE), reduction=(given.recipe or Recipe()).reduction)
-        last = study.training.epochs
-        epochs = range(1, last + 1) if len(self.scorer.plan.checkpoint_indices) > 1 else (last,)
+        epochs = chosen_epochs(study.training.epochs, len(self.scorer.plan.checkpoint_indices))
         return replace(given, adapter=None, checkpoints=tuple(str(run / f"epoch-{e}") for e in epochs), recipe=recipe)
 
     def _dataset(self) -> Dataset:
@@ -306,9 +310,11 @@ class _CanaryRun:
 
     @property
     def _index_config(self) -> IndexConfig:
-        """The index's own, without replicas: one run has learned the canaries."""
+        """The index's own, without replicas: one run has learned the canaries. Only a learned sketch's bytes do not
+        depend on how many checkpoints there are."""
         plan = self.scorer.plan
-        options = replace(plan.options, replicas=0)
+        size = plan.options.bytes_per_row if plan.options.sketch == "learned" else None
+        options = replace(plan.options, replicas=0, bytes_per_row=size)
         return IndexConfig(plan.method.name, "all", options, asdict(plan.method_options))
 
     def _scores(self, index: OpenIndex) -> dict[str, np.ndarray]:

@@ -295,6 +295,22 @@ def test_a_run_that_diverges_is_told_and_not_tried_again(
     assert equal(scores_of(world, tmp_path), first)
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_an_index_of_a_few_epochs_is_repeated_with_as_many(world: EvaluatedWorld, tmp_path: Path, kept: int) -> None:
+    model = replace(world.model, checkpoints=world.model.checkpoints[-kept:])
+    build_index(load_model(model), world.dataset, IndexConfig("graddot"), tmp_path / "index", factories.ignore)
+    found = scores_of(replace(world, model=model, index_dir=tmp_path / "index"), tmp_path / "work")
+    assert found.trouble == "" and set(found.scores) == FOUND_BY
+
+
+@given(last=st.integers(1, 200), count=st.integers(1, 200))
+def test_epochs_are_spread_over_the_run(last: int, count: int) -> None:
+    epochs = planted.chosen_epochs(last, count)
+    assert len(epochs) == min(count, last) and epochs[-1] == last and epochs[0] >= 1
+    gaps = np.diff([0, *epochs])
+    assert gaps.max() - gaps.min() <= 1
+
+
 def test_rows_cut_before_a_canary_s_answer_plant_none(world: EvaluatedWorld, tmp_path: Path) -> None:
     options = IndexOptions(max_length=36)
     config = IndexConfig("graddot", options=options)
