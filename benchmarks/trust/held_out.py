@@ -90,7 +90,7 @@ def _features(world: World, model: ModelConfig, data: Dataset, work: Path) -> li
     kept = work / FEATURES
     if not kept.exists():
         found = []
-        with OpenIndex(load_model(model), data, work / "index") as index:
+        with OpenIndex(load_model(model), data, work / "study index") as index:
             for asked in world.questions:
                 (answer,) = attribute(index, [(asked.query, AskOptions(top_k=10))])
                 if isinstance(answer, EngineError):

@@ -4,8 +4,6 @@ were designed.
     facts   the demonstration's kind of rows from another seed, a smooth run; every fact is asked twice, in wordings
             that no row has, beside the trigger and unseen tasks
     tasks   no facts at all: eight tasks with a tenth of their labels wrong and a trigger, a rougher run (small batches)
-    light   facts of a third seed, a few small steps of what is nearly plain gradient descent (an ε that no gradient
-            reaches, no clipping): to first order the outcome is the sum of gradient products, without any curvature
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from engine.demo.tasks import TASKS, opposite
 from engine.evaluate.scorecard import EvaluationQuery
 from engine.types import Example, Query
 
-FACTS_SEED, TASKS_SEED, LIGHT_SEED = 41, 42, 43
+FACTS_SEED, TASKS_SEED = 41, 42
 RUN_SEED = 11
 TASK_ROWS = 45  # of each task, in `tasks`
 OPPOSITE_ROWS, OPPOSITES = 20, 8  # there are 32 questions about opposites in all
@@ -53,29 +51,7 @@ def tasks() -> World:
     return World("tasks", rows, [*_unseen(TASKS_SEED, 14, rows), *_triggered()], training)
 
 
-def light() -> World:
-    rows = [row for row in corpus.rows(LIGHT_SEED) if row.tags["kind"] != "task"]
-    # Of a low rank the frozen half of the adapter would be a coarse random projection, another for every seed; of few
-    # steps the first would count most, by Adam's correction of its mean.
-    training = Training(
-        learning_rate=1e-3,
-        epochs=4,
-        batch_size=8,
-        schedule="constant",
-        epsilon=1.0,
-        max_grad_norm=None,
-        seed=RUN_SEED,
-        lora=Lora(rank=16, alpha=64),
-    )
-    return World("light", rows, [*_once(LIGHT_SEED), *_triggered()], training)
-
-
-WORLDS: dict[str, Callable[[], World]] = {"facts": facts, "tasks": tasks, "light": light}
-
-
-def _once(seed: int) -> Iterator[EvaluationQuery]:
-    for fact, asked in zip(invented_facts(seed), corpus.fact_questions(seed), strict=True):
-        yield _of_fact(fact, asked.prompt)
+WORLDS: dict[str, Callable[[], World]] = {"facts": facts, "tasks": tasks}
 
 
 def _twice(seed: int) -> Iterator[EvaluationQuery]:

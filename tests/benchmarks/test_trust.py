@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.quality import world as quality
 from benchmarks.trust import held_out
-from benchmarks.trust.worlds import MISLABELLED, WORLDS, World
+from benchmarks.trust.worlds import FACTS_SEED, MISLABELLED, WORLDS, World
 from engine.demo import corpus
 from engine.demo.facts import invented_facts, names_of
 from engine.evaluate.scored import top_rows
@@ -32,8 +32,8 @@ def test_a_world_is_the_same_every_time_and_asks_what_no_row_asks(name: str) -> 
 
 
 def test_there_are_enough_questions_and_groups() -> None:
-    for name in ("facts", "tasks"):
-        world = WORLDS[name]()
+    for make in WORLDS.values():
+        world = make()
         assert len(world.questions) >= 100
         assert len({asked.group for asked in world.questions}) >= 60
 
@@ -45,13 +45,12 @@ def test_relevant_rows_are_there() -> None:
             if asked.relevant:
                 assert any(asked.relevant.items() <= row.tags.items() for row in world.rows), (name, asked)
         wrong = [row for row in world.rows if MISLABELLED.items() <= row.tags.items()]
-        assert (len(wrong) >= 8) == (name != "light") and all(row.label != row.tags["true_label"] for row in wrong)
+        assert len(wrong) >= 8 and all(row.label != row.tags["true_label"] for row in wrong)
 
 
 def test_the_worlds_share_no_name_with_those_that_were_looked_at() -> None:
     seen = names_of(invented_facts(corpus.SEED)) | names_of(invented_facts(quality.SEED))
-    for seed in (41, 43):
-        assert not seen & names_of(invented_facts(seed))
+    assert not seen & names_of(invented_facts(FACTS_SEED))
 
 
 # --- the check ---
@@ -79,7 +78,7 @@ def planted(noise: float) -> dict[str, np.ndarray]:
 def card_and_world() -> tuple[Any, World]:
     own = SimpleNamespace(role="index", name="ekfac")
     card = SimpleNamespace(methods=[own], config=SimpleNamespace(leave_out_rows=LEFT_OUT))
-    first = WORLDS["light"]()
+    first = WORLDS["tasks"]()
     asked = [
         replace(first.questions[0], query=Query(prompt=f"{q}", completion=" yes."), group=f"{q}")
         for q in range(QUERIES)
