@@ -1,6 +1,6 @@
 """Measured outcomes on disk: one small checksummed file a finished retraining, so that none is done twice.
 
-<out>/plan.json             what all of them share: a fingerprint, the stack's width
+<out>/plan.json             what all of them share: a fingerprint, the stack's width; which stacks were begun
 <out>/runs/<key>.json       {"variant", "outcome", "checksum"}
 """
 
@@ -52,7 +52,8 @@ class OutcomeStore:
         return found
 
     def write_plan(self, **fields: Any) -> None:
-        _write(self.path / PLAN_FILE, {"study": self.study, **fields})
+        """In the place of what it was."""
+        _write(self.path / PLAN_FILE, fields | {"study": self.study})
 
     def write(self, variant: Variant, outcome_Q: np.ndarray) -> None:
         record = {"variant": asdict(variant), "outcome": outcome_Q.tolist()}
@@ -67,8 +68,11 @@ class OutcomeStore:
             return None
         return np.array(record["outcome"]) if checksum == _checksum(record) else None
 
+    def key(self, variant: Variant) -> str:
+        return fingerprint(self.study, variant)
+
     def _file(self, variant: Variant) -> Path:
-        return self.path / "runs" / f"{fingerprint(self.study, variant)}.json"
+        return self.path / "runs" / f"{self.key(variant)}.json"
 
 
 def _checksum(record: dict[str, Any]) -> str:

@@ -54,6 +54,7 @@ def retrain(
             store = OutcomeStore(out, trainer.fingerprint)
             count = processes or _processes(study, variants)
             missing = _missing_stacks(trainer, store, variants, count, width)
+            _record(store, missing)
             _run(trainer, store, missing, count, len(variants), on_progress or (lambda _progress: None))
     return np.stack([_outcome(store, variant) for variant in variants])
 
@@ -91,21 +92,47 @@ def _processes(study: Study, variants: Sequence[Variant]) -> int:
 def _missing_stacks(
     trainer: Retrainer, store: OutcomeStore, variants: Sequence[Variant], processes: int, width: int | None
 ) -> list[list[Variant]]:
-    """The stacks with a variant that is not on disk; the plan gets its width on the first call."""
-    if all(store.read(variant) is not None for variant in variants):
+    """What is still to be trained; the plan gets its width on the first call.
+
+    A stack that was begun is done again as it was, so that an interrupted study ends with the bytes of one that was
+    not. Other variants that are on disk stay as they are, whatever list they come from.
+    """
+    missing = [variant for variant in variants if store.read(variant) is None]
+    if not missing:
         return []
-    plan = store.plan()
-    if "width" not in plan:
+    if "width" not in store.plan():
         fastest, seconds = trainer.fastest_width(variants, processes)
         store.write_plan(width=width or fastest, seconds_per_step=seconds)
-    stacks = stacks_of(variants, width or store.plan()["width"], processes)
-    return [stack for stack in stacks if any(store.read(variant) is None for variant in stack)]
+    begun = _begun(store, variants, missing)
+    again = {store.key(variant) for stack in begun for variant in stack}
+    rest = [variant for variant in missing if store.key(variant) not in again]
+    return [*begun, *stacks_of(rest, width or store.plan()["width"], processes)]
+
+
+def _begun(store: OutcomeStore, variants: Sequence[Variant], missing: Sequence[Variant]) -> list[list[Variant]]:
+    """The recorded stacks that are not whole and lie within `variants`; of two that overlap the newer one."""
+    known = {store.key(variant): variant for variant in variants}
+    open_keys = {store.key(variant) for variant in missing}
+    taken: set[str] = set()
+    found: list[list[Variant]] = []
+    for keys in reversed(store.plan().get("stacks", [])):
+        if known.keys() >= set(keys) and not taken & set(keys) and open_keys & set(keys):
+            taken |= set(keys)
+            found.append([known[key] for key in keys])
+    return found[::-1]
+
+
+def _record(store: OutcomeStore, stacks: Sequence[Sequence[Variant]]) -> None:
+    plan = store.plan()
+    before = plan.get("stacks", [])
+    new = [keys for stack in stacks if (keys := [store.key(variant) for variant in stack]) not in before]
+    if new:
+        store.write_plan(**plan | {"stacks": [*before, *new]})
 
 
 def stacks_of(variants: Sequence[Variant], width: int, processes: int) -> list[list[Variant]]:
     """Variants of like size together (a stack is as slow as its fullest member), no wider than `width`, and as many
-    for one process as for another. A function of the whole list, so that what is already done does not change the
-    rest."""
+    for one process as for another."""
     ordered = sorted(variants, key=lambda variant: variant.removed)
     rounds = -(-len(ordered) // (max(1, width) * processes))
     width = max(1, -(-len(ordered) // max(1, rounds * processes)))

@@ -143,7 +143,9 @@ def undecided(chance: Compared, more: int | None) -> str:
 
 
 def more_retrains(number: int) -> str:
-    return f"Evaluate again with the same questions and at least {number} more retrainings; those that were made are kept."
+    return (
+        f"Evaluate again with the same questions and at least {number} more retrainings; those that were made are kept."
+    )
 
 
 # --- figures ---

@@ -275,3 +275,27 @@ def test_the_width_is_the_fastest_measured(study: Study, monkeypatch: pytest.Mon
     assert trainer.fastest_width(many, 1 << 10) == (1, 1.0)
     assert trainer.fastest_width(many, 4) == (2, 0.8)
     assert trainer.fastest_width(many, 2) == (8, 0.5)
+
+
+def test_a_longer_list_trains_only_what_is_new(study: Study, tmp_path: Path) -> None:
+    first_VQ = retrain(study, VARIANTS[:4], tmp_path, processes=1, width=4)
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").iterdir()}
+    assert estimate(study, VARIANTS, tmp_path, processes=1).retrainings == 2
+    longer_VQ = retrain(study, VARIANTS, tmp_path, processes=1)
+    assert np.array_equal(longer_VQ[:4], first_VQ)
+    assert all(file.stat().st_mtime_ns == at for file, at in made.items())
+    assert len(list((tmp_path / "runs").iterdir())) == len(VARIANTS)
+
+
+def test_of_a_list_that_grew_begun_stacks_are_finished_as_they_were(study: Study, tmp_path: Path) -> None:
+    retrain(study, VARIANTS[:2], tmp_path / "one", processes=1, width=2)
+    straight_VQ = retrain(study, VARIANTS, tmp_path / "one", processes=1)
+    retrain(study, VARIANTS[:2], tmp_path / "two", processes=1, width=2)
+
+    def stop(progress: Progress) -> None:
+        if progress.done > 40:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        retrain(study, VARIANTS, tmp_path / "two", stop, processes=1)
+    assert np.array_equal(retrain(study, VARIANTS, tmp_path / "two", processes=2), straight_VQ)
