@@ -55,7 +55,7 @@ def _subsets(axis: Axes, row: Mapping[str, Any], found: Mapping[str, np.ndarray]
     predicted_M, measured_M = found["example"]
     axis.plot(_standard(predicted_M), measured_M, "o", markersize=3.5, color=OWN)
     axis.set_title(f"{row['world']}: one question, {len(measured_M)} halves of the rows")
-    axis.set_xlabel("predicted: sum of the kept rows' scores (standardised)")
+    axis.set_xlabel("predicted: sum of the kept rows (standardised)")
     axis.set_ylabel("measured: log-probability after retraining")
 
 
@@ -71,7 +71,7 @@ def _methods(axis: Axes, row: Mapping[str, Any], methods: Sequence[Mapping[str, 
     axis.axvline(0, color=FAINT, linewidth=0.8, zorder=0)
     if row["ceiling"] is not None:
         axis.axvline(row["ceiling"], color="black", linestyle=(0, (4, 2)), linewidth=1)
-    axis.set_title("all questions: LDS, 95 % interval, verdict")
+    axis.set_title("LDS with 95 % interval; verdict")
     axis.set_xlabel("LDS (dashed: the ceiling)")
 
 
@@ -84,7 +84,7 @@ def _reliability(axis: Axes, found: Mapping[str, np.ndarray]) -> None:
         x = predicted_Q[chosen_Q]
         axis.plot([x.min(), x.max()], [lds_Q[chosen_Q].mean()] * 2, color=colour, linewidth=2)
     axis.set_title("reliability of single answers")
-    axis.set_xlabel("predicted LDS of the question, its group unseen")
+    axis.set_xlabel("predicted LDS (its group unseen)")
     axis.set_ylabel("measured LDS (lines: means of the halves)")
 
 
@@ -99,7 +99,7 @@ def _effects(axis: Axes, found: Mapping[str, np.ndarray]) -> None:
     axis.plot(place_C[inside_C], measured_C[inside_C], "o", markersize=3, color=OWN)
     axis.plot(place_C[~inside_C], measured_C[~inside_C], "o", markersize=3, color=TWIN)
     axis.set_title("effect of a question's top rows")
-    axis.set_xlabel("questions, by predicted effect; their groups unseen")
+    axis.set_xlabel("questions, by predicted effect")
     axis.set_ylabel("nats (grey: 90 % interval, dot: measured)")
 
 

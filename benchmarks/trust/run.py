@@ -7,7 +7,7 @@ With Q ≥ 100, 60 halves, 60 removals of 2 %, and the top rows of 60 queries le
     effects       fitted without a fifth of the groups, at a time: how often the measured effect of leaving out their
                   queries' top rows, and random rows, lies in the 90 % interval
     auto          what is chosen among SOURCE, cosines and hidden states on the tuning queries and subsets, and what the
-                  others say of it. EK-FAC is not among them: it is the best on both, and there would be no choice
+                  others say of it (see also auto.py). EK-FAC is not among them: it is the best on both
 Everything costly is kept in --work.
 
 Shapes: Q queries, N rows, V retrainings, L queries whose top rows were left out, C cells.
