@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.bodies import JsonObject, PlainText, Problem, RequestBody
+from engine.evaluate.scorecard import VerdictName
 
 MAX_MEMBERS = 64  # of a set of queries: all of them wait in one place of the queue
 
@@ -208,9 +209,6 @@ class RemovalOut(BaseModel):
     rows: int
     score: float | None
     predicted_change: float | None
-
-
-VerdictName = Literal["trusted", "weak", "untrusted", "unmeasured"]
 
 
 class QuestionTrustOut(BaseModel):

@@ -1,8 +1,8 @@
 """What a given number of retrainings is spent on: as much certainty about the verdict as they buy.
 
 The order of spending is fixed, so that a larger budget measures no less of anything. `composition` is the headline, and
-a dozen random halves decide it against every control on runs like this one; then comes what `trusted` needs besides,
-the leave-out; then 25 halves, from which on intervals are known to cover what they claim; more queries for the
+a dozen random halves tell the controls apart on runs like this one; then comes what `trusted` needs besides: a small
+leave-out, and 25 halves, from which on intervals are known to cover what they claim; then more queries for the
 leave-out, whose interval is over queries; single rows of this run and their effects; at last all that `whence evaluate`
 measures unasked.
 """

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.attributions.schemas import MemberBody, VerdictName
+from app.attributions.schemas import MemberBody
 from app.bodies import JsonObject, Name, PlainText, Problem, RequestBody
-from engine.evaluate.scorecard import Candidate, EvaluationConfig
+from engine.evaluate.scorecard import Candidate, EvaluationConfig, Question, VerdictName
 
 MAX_QUESTIONS = 5000
 DEFAULT_ROWS = 100
@@ -18,7 +18,6 @@ _USUAL = EvaluationConfig()
 _EXAMPLE = {"index": "idx_k5yqm2l7xw3c9ab4de6f", "rows": 100, "half_subsets": 60, "candidates": [{"method": "kfac"}]}
 
 State = Literal["queued", "running", "ready", "failed"]
-Question = Literal["composition", "this_run"]
 
 
 class QuestionBody(MemberBody):

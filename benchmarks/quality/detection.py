@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from engine.evaluate.retrieval import (
     mislabelled_auroc,
     over_queries,
     precision_at,
+    recall_at,
     recall_at_class_size,
     top1_concentration,
 )
@@ -61,7 +63,7 @@ def detection(scores_QN: np.ndarray, self_scores_N: np.ndarray | None, known: Re
     facts, poison = (scores_QN[fact_Q], known.true_QN[fact_Q]), (scores_QN[poison_Q], known.true_QN[poison_Q])
     return {
         "P@3": over_queries(lambda scores_N, true_N: precision_at(scores_N, true_N, TOP), *facts).value,
-        "recall@10": over_queries(_recall_at_10, *facts).value,
+        "recall@10": over_queries(partial(recall_at, k=10), *facts).value,
         "truth over decoys": _truth_over_decoys(scores_QN[fact_Q], known.true_QN[fact_Q], known.decoy_QN[fact_Q]),
         "poison AUPRC": over_queries(auprc, *poison).value,
         "poison recall": over_queries(recall_at_class_size, *poison).value,
@@ -69,12 +71,6 @@ def detection(scores_QN: np.ndarray, self_scores_N: np.ndarray | None, known: Re
         "top-1 concentration": top1_concentration(scores_QN),
         "length correlation": length_correlation(scores_QN, known.lengths_N),
     }
-
-
-def _recall_at_10(scores_N: np.ndarray, true_N: np.ndarray) -> float | None:
-    """Of rows tied at the cut, the expected share."""
-    precision = precision_at(scores_N, true_N, 10)
-    return None if precision is None else min(1.0, precision * min(10, len(scores_N)) / int(true_N.sum()))
 
 
 def _truth_over_decoys(scores_QN: np.ndarray, true_QN: np.ndarray, decoy_QN: np.ndarray) -> float | None:

@@ -17,7 +17,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -33,7 +34,7 @@ from engine.config import IndexConfig, ModelConfig, Recipe, fingerprint
 from engine.dataset import Dataset, example_text, example_to_row, open_dataset, store_dataset
 from engine.durable import write_durably
 from engine.errors import InputError, NonFiniteGradient
-from engine.evaluate.retrieval import over_queries, precision_at
+from engine.evaluate.retrieval import over_queries, recall_at, reciprocal_rank
 from engine.evaluate.scorecard import CONTROLS, SHUFFLED, EvaluationConfig, EvaluationQuery
 from engine.evaluate.scored import Scorer
 from engine.measure import measure_only
@@ -161,7 +162,7 @@ class CanaryScores:
         """Of the method of that name; empty where it scored no canary."""
         if name not in self.scores:
             return {}
-        metrics = (("canary recall@10", recall_at_10), ("canary MRR", reciprocal_rank))
+        metrics = (("canary recall@10", partial(recall_at, k=_TOP)), ("canary MRR", reciprocal_rank))
         return {title: over_queries(metric, self.scores[name], self.relevant_QN).value for title, metric in metrics}
 
     @property
@@ -176,24 +177,6 @@ class CanaryScores:
             f"the run did not learn the canaries (their answers gained {gain:.2f} nats, less than {_LEARNED_NATS:g}): "
             "whether they are found says nothing"
         )
-
-
-def recall_at_10(scores_N: np.ndarray, relevant_N: np.ndarray) -> float | None:
-    """Expected share of the relevant rows that are among the top 10. None and ties: as in retrieval.py."""
-    precision = precision_at(scores_N, relevant_N, _TOP)
-    return None if precision is None else precision * min(_TOP, len(scores_N)) / float(relevant_N.sum())
-
-
-def reciprocal_rank(scores_N: np.ndarray, relevant_N: np.ndarray) -> float | None:
-    """1 / rank of the first relevant row, expected over the order of tied rows. None and ties: as in retrieval.py."""
-    if precision_at(scores_N, relevant_N, 1) is None:
-        return None
-    best = scores_N[relevant_N].max()
-    above, tied = int((scores_N > best).sum()), int((scores_N == best).sum())
-    sought = int((relevant_N & (scores_N == best)).sum())
-    left_X = np.arange(tied, sought - 1, -1.0)  # tied rows not yet passed, at each place the first one can have
-    missed_X = np.concatenate([[1.0], np.cumprod(1 - sought / left_X)[:-1]])
-    return float((missed_X * sought / left_X / (above + 1 + np.arange(len(left_X)))).sum())
 
 
 # --- the run that learns them ---
@@ -312,10 +295,9 @@ class _CanaryRun:
     def _index_config(self) -> IndexConfig:
         """The index's own, without replicas: one run has learned the canaries. Only a learned sketch's bytes do not
         depend on how many checkpoints there are."""
-        plan = self.scorer.plan
-        size = plan.options.bytes_per_row if plan.options.sketch == "learned" else None
-        options = replace(plan.options, replicas=0, bytes_per_row=size)
-        return IndexConfig(plan.method.name, "all", options, asdict(plan.method_options))
+        given = self.scorer.plan.options
+        size = given.bytes_per_row if given.sketch == "learned" else None
+        return replace(self.scorer.own_config(replicas=0, bytes_per_row=size), checkpoints="all")
 
     def _scores(self, index: OpenIndex) -> dict[str, np.ndarray]:
         own = index.plan.method.name

@@ -58,6 +58,25 @@ def recall_at_class_size(scores_N: np.ndarray, relevant_N: np.ndarray) -> float 
     return precision_at(scores_N, relevant_N, max(1, int(np.sum(relevant_N))))
 
 
+def recall_at(scores_N: np.ndarray, relevant_N: np.ndarray, k: int) -> float | None:
+    """Expected share of the relevant rows that are among the top k."""
+    precision = precision_at(scores_N, relevant_N, k)
+    return None if precision is None else min(1.0, precision * min(k, len(scores_N)) / int(np.sum(relevant_N)))
+
+
+def reciprocal_rank(scores_N: np.ndarray, relevant_N: np.ndarray) -> float | None:
+    """1 / rank of the first relevant row, expected over the order of tied rows."""
+    scores_N, relevant_N = _checked(scores_N, relevant_N)
+    if not _defined(scores_N, relevant_N):
+        return None
+    best = scores_N[relevant_N].max()
+    above, tied = int((scores_N > best).sum()), int((scores_N == best).sum())
+    sought = int((relevant_N & (scores_N == best)).sum())
+    left_X = np.arange(tied, sought - 1, -1.0)  # tied rows not yet passed, at each place the first one can have
+    missed_X = np.concatenate([[1.0], np.cumprod(1 - sought / left_X)[:-1]])
+    return float((missed_X * sought / left_X / (above + 1 + np.arange(len(left_X)))).sum())
+
+
 def auc(scores_N: np.ndarray, relevant_N: np.ndarray) -> float | None:
     """Area under the ROC curve: how often a relevant row outranks another, ties counting half (scikit-learn)."""
     scores_N, relevant_N = _checked(scores_N, relevant_N)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,10 @@ class Scorer:
         for the index's own limit."""
         if not self.plan.sketched:
             return None
-        options = replace(self.plan.options, sketch="none", projection_dim=0, bytes_per_row=None, learned_dim=None)
+        config = self.own_config(sketch="none", projection_dim=0, bytes_per_row=None, learned_dim=None)
         whole = sum(m.parameters for m in self.plan.tracked) * self.plan.vectors * 2 * len(self.dataset)
-        if whole > 4 * (options.exact_limit_mb << 20):
+        if whole > 4 * (config.options.exact_limit_mb << 20):
             return None
-        config = IndexConfig(self.plan.method.name, self._labels, options, self._method_options)
         return self._kept("exact", "index", config.method, {}, lambda: self._by_new(self.model, config, "exact"))
 
     def answers(self) -> list[Attribution]:
@@ -118,6 +117,11 @@ class Scorer:
                     raise answer
                 found.append(answer)
         return found
+
+    def own_config(self, **changes: Any) -> IndexConfig:
+        """What the index was built by, with other IndexOptions here and there."""
+        options = replace(self.plan.options, **changes)
+        return IndexConfig(self.plan.method.name, self._labels, options, asdict(self.plan.method_options))
 
     # --- how ---
 
@@ -135,9 +139,7 @@ class Scorer:
     def _by_twin(self, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         twin = load_model(self.config, self.device)
         randomise(twin, seed)
-        options = replace(self.plan.options, replicas=0)
-        config = IndexConfig(self.plan.method.name, self._labels, options, self._method_options)
-        return self._by_new(twin, config, RANDOMISED)
+        return self._by_new(twin, self.own_config(replicas=0), RANDOMISED)
 
     def _by_new(self, model: LoadedModel, config: IndexConfig, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         path = self.work / "indexes" / fingerprint(name, self.revision, config)[:16]
@@ -192,11 +194,6 @@ class Scorer:
             seed=given.seed,
             allow_partial=given.allow_partial,
         )
-
-    @property
-    def _method_options(self) -> dict[str, Any]:
-        known = IndexOptions.__dataclass_fields__
-        return {key: value for key, value in self._own_options.items() if key not in known}
 
     @property
     def _own_options(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From measured evidence to one of four words: trusted, weak, untrusted, unmeasured. The sentences: verdict_words.py.
 
-trusted     the LDS is above every control by the paired test, and leaving out the top rows lowers f more than leaving
-            out random rows does.
+trusted     the LDS is above every control by the paired test, on at least FEWEST_SUBSETS subsets, and leaving out the
+            top rows lowers f more than leaving out random rows does.
 weak        it only beats random scores: some control is not clearly behind, or the leave-out did not separate.
 untrusted   it is behind a control; or a sanity test fails; or leaving out its top rows lowers f less than random rows
             do; or it does not beat random scores, although the interval is narrow enough to have shown it.
@@ -70,9 +70,16 @@ class Judged:
         return [control for control, compared in self.against.items() if finding(compared) in wanted]
 
     @property
+    def missing_retrains(self) -> int:
+        """Until intervals are known to hold."""
+        return max(0, FEWEST_SUBSETS - self.lds.subsets) * max(1, self.lds.seeds)
+
+    @property
     def open_retrains(self) -> int | None:
-        """What would decide every control that is still open; None where none is, or no number would."""
+        """What would decide every control that is still open, by intervals that hold; None where none is and they do,
+        or no number would."""
         needed = [retrains_to_decide(self.lds, self.against[control]) for control in self.controls("open")]
+        needed.append(self.missing_retrains or None)
         return max((number for number in needed if number is not None), default=None)
 
 
@@ -139,6 +146,8 @@ def _untrusted(judged: Judged) -> Verdict | None:
 def _trusted(judged: Judged) -> Verdict | None:
     if finding(judged.chance) != "above" or judged.missing or judged.controls("equal", "open"):
         return None
+    if judged.missing_retrains:
+        return None
     if judged.leave_out is None or not _separates(judged.leave_out):
         return None
     undecided = [twin for twin, compared in judged.sanity.items() if finding(compared) == "open"]
@@ -152,6 +161,8 @@ def _weak(judged: Judged) -> Verdict | None:
     doubts = [words.not_ahead(control, judged.against[control]) for control in judged.controls("equal", "open")]
     if judged.missing:
         doubts.append(words.not_compared(judged.missing))
+    if judged.missing_retrains:
+        doubts.append(words.too_few_subsets(judged.lds.subsets, FEWEST_SUBSETS))
     if judged.leave_out is None or not _separates(judged.leave_out):
         doubts.append(words.not_separated(judged.leave_out))
     more = judged.open_retrains

@@ -93,6 +93,10 @@ def not_compared(missing: Sequence[str]) -> str:
     return f"not compared with {_listed([_control(name) for name in missing], 'or')}"
 
 
+def too_few_subsets(subsets: int, needed: int) -> str:
+    return f"on {subsets} subsets alone, and intervals are known to hold from {needed} on"
+
+
 def not_separated(leave_out: LeaveOutEvidence | None) -> str:
     if leave_out is None:
         return "leaving out the top rows was not measured"

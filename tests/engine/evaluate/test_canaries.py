@@ -19,10 +19,11 @@ from engine.config import IndexConfig, IndexOptions
 from engine.dataset import example_text
 from engine.errors import Cancelled, InvalidOption, NonFiniteGradient
 from engine.evaluate import canaries as planted
-from engine.evaluate.canaries import CanaryScores, canary_scores, plant, recall_at_10, reciprocal_rank
+from engine.evaluate.canaries import CanaryScores, canary_scores, plant
 from engine.evaluate.evaluation import study_of
 from engine.evaluate.evidence import EVIDENCE_FILE
 from engine.evaluate.requirements import check_config
+from engine.evaluate.retrieval import recall_at, reciprocal_rank
 from engine.evaluate.scorecard import SHUFFLED, EvaluationConfig, Scorecard, from_json, to_json
 from engine.evaluate.scored import Scorer
 from engine.model import load_model
@@ -173,7 +174,7 @@ def test_ties_count_as_the_mean_over_their_orders(seed: int, rows: int, levels: 
     orders = [sorted(order, key=lambda n: -scores_N[n]) for order in permutations(range(rows))]
     ranks = [1 + next(place for place, n in enumerate(order) if relevant_N[n]) for order in orders]
     assert reciprocal_rank(scores_N, relevant_N) == pytest.approx(np.mean([1 / rank for rank in ranks]))
-    assert recall_at_10(scores_N, relevant_N) == pytest.approx(1.0)  # all rows are among ten
+    assert recall_at(scores_N, relevant_N, 10) == pytest.approx(1.0)  # all rows are among ten
 
 
 def test_scores_given_to_other_rows_do_not_find_the_canaries() -> None:

@@ -137,6 +137,14 @@ def test_a_large_difference_needs_fewer_retrains() -> None:
     assert asked[0] < asked[1]
 
 
+def test_nothing_is_trusted_on_fewer_subsets_than_intervals_are_known_to_hold_for() -> None:
+    enough = verdict("composition", lds(subsets=FEWEST_SUBSETS), TOP, {}, name="own")
+    few = verdict("composition", lds(subsets=FEWEST_SUBSETS - 1), TOP, {}, name="own")
+    assert (enough.verdict, few.verdict) == ("trusted", "weak")
+    assert few.more_retrains == 2 and "underpowered: 2 more retrains" in few.reason
+    assert f"intervals are known to hold from {FEWEST_SUBSETS} on" in few.reason
+
+
 def test_few_subsets_ask_for_enough_to_have_an_interval() -> None:
     tiny = lds({"random": NO_INTERVAL}, low=None, high=None, subsets=2, seeds=2)
     found = verdict("composition", tiny, None, {})
