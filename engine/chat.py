@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
 from engine.errors import InvalidOption, InvalidQuery
+from engine.template_rendering import RENDERER, TemplateRefused
 from engine.types import Message
 
 # Some templates print today's date. Rows encoded on two days would then differ, so the date stands still
@@ -31,13 +30,13 @@ class ChatTemplate:
                 remedy="Register the model with a `chat_template` (Jinja), or use prompt and completion.",
             )
         try:
-            return self._tokenizer.apply_chat_template(
+            return RENDERER.render(
+                self.source,
                 [{"role": message.role, "content": message.content} for message in messages],
-                chat_template=self.source,
+                self._tokenizer.special_tokens_map,
                 add_generation_prompt=add_generation_prompt,
-                tokenize=False,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except TemplateRefused as error:
             raise InvalidQuery(
                 f"The chat template refuses these messages: {error}",
                 pointer="/messages",

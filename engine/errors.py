@@ -14,6 +14,7 @@ EngineError
 │   │   ├── UnsupportedFormat     not JSONL, JSON, CSV or Parquet
 │   │   ├── EmptyDataset          no rows
 │   │   ├── MalformedRow          names the line
+│   │   ├── DatasetTooLarge       more rows or bytes than may be stored, or than can be unpacked
 │   │   ├── DuplicateExampleId    names both rows
 │   │   └── EmptyCompletion       names the row
 │   ├── NoLossToken               a row (or query) with no target to predict
@@ -27,6 +28,7 @@ EngineError
 ├── NonFiniteGradient             NaN or Inf in a gradient
 ├── IndexUnavailable              not built, or not complete, on disk
 ├── CorruptIndex                  a checksum failed; names the file
+├── CorruptDataset                stored rows cannot be read any more; names the file
 ├── StorageFull                   the disk is full; what was finished is kept
 ├── QueueFull                     the bounded lane is full; retry after `retry_after_s`
 ├── EngineUnavailable             the `engine` extra (torch, …) is not installed
@@ -122,6 +124,11 @@ class MalformedRow(DatasetError):
     remedy = "Each row is an object with prompt+completion, messages or text (and optionally id, tags, label)."
 
 
+class DatasetTooLarge(DatasetError):
+    code, title = "dataset-too-large", "Dataset too large"
+    remedy = "Send fewer or shorter rows; GET /v1/limits shows the limits."
+
+
 class DuplicateExampleId(DatasetError):
     code, title = "duplicate-example-id", "Duplicate example id"
     remedy = "Make the ids unique, or leave them out: rows are then named row-<position>."
@@ -183,6 +190,11 @@ class IndexUnavailable(EngineError):
 class CorruptIndex(EngineError):
     code, title = "corrupt-index", "Index file damaged"
     remedy = "Build the index again; while its build job is unfinished, resume that job: whole files are kept."
+
+
+class CorruptDataset(EngineError):
+    code, title = "corrupt-dataset", "Stored rows damaged"
+    remedy = "Restore that file from a backup; or run `whence doctor --repair`, then upload the same rows again."
 
 
 class StorageFull(EngineError):

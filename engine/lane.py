@@ -1,7 +1,8 @@
 """One thread owns the device and the models on it.
 
-Queries wait in a bounded queue; those for the same index that wait together are answered together.
-Builds run on the same thread and, between two batches, let every waiting query overtake.
+Queries wait in a bounded queue that groups of callers share fairly (queueing.py); those for the same index that wait
+together are answered together. Builds run on the same thread and, between two batches, let every waiting query
+overtake.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.answer import attribute
 from engine.build import build_index
 from engine.config import IndexConfig, ModelConfig, fingerprint
 from engine.dataset import open_dataset
+from engine.dataset.filtering import RowFilter
 from engine.ensemble import self_influence
 from engine.errors import EngineError, InvalidOption, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
@@ -31,11 +33,16 @@ from engine.methods import GradientMethod, RowMethod, get_method
 from engine.methods.specs import method_specs
 from engine.model import LoadedModel, load_model
 from engine.opened import OpenIndex
+from engine.question import generate_only
+from engine.queueing import FairQueue, NoRoom
+from engine.self_influence import placed, ranked
 from engine.store import IndexStore
+from engine.tally import Tally
 from engine.types import (
     AskOptions,
     Attribution,
     CheckpointFn,
+    Generated,
     IndexEstimate,
     IndexInfo,
     MethodSpec,
@@ -63,9 +70,23 @@ class _Question:
     arrived: float = field(default_factory=time.perf_counter)
 
 
+@dataclass
+class _Generation:
+    """A prompt that waits for what the model says to it. Its key is no index's: nothing else is of its batch."""
+
+    key: tuple[str, Literal["generate"]]
+    model: ModelConfig
+    query: Query
+    future: Future[Generated]
+    arrived: float = field(default_factory=time.perf_counter)
+
+
+_Waiting = _Question | _Generation
+
+
 class Lane:
-    """device: as torch names it, or `auto`. max_queue: queries that may wait. max_batch: queries answered in
-    one pass. max_models: models kept resident."""
+    """device: as torch names it, or `auto`. max_queue: queries that may wait; max_queue_per_group: those of one group,
+    None: as many. max_batch: queries answered in one pass. max_models: models kept resident."""
 
     def __init__(
         self,
@@ -74,11 +95,14 @@ class Lane:
         max_queue: int = 64,
         max_batch: int = 8,
         max_models: int = 2,
+        max_queue_per_group: int | None = None,
     ) -> None:
         self.device = _resolve_device(device)
         self._threads = threads or (1 if self.device == "cpu" else None)
-        self._max_queue, self._max_batch, self._max_models = max_queue, max_batch, max_models
-        self._questions: deque[_Question] = deque()
+        self._max_queue, self._max_models = max_queue, max_models
+        self._questions: FairQueue[_Waiting] = FairQueue(
+            max_queue, max_queue_per_group or max_queue, max_batch, _is_withdrawn
+        )
         self._errands: deque[Callable[[], None]] = deque()
         self._builds: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
@@ -86,8 +110,11 @@ class Lane:
         # Beside each, how its files looked when it was loaded: what has been rewritten since is loaded anew.
         self._models: OrderedDict[str, tuple[object, LoadedModel]] = OrderedDict()
         self._indexes: OrderedDict[_IndexKey, tuple[object, OpenIndex]] = OrderedDict()
-        self._batches = 0
-        self._mean_s = 0.5  # running mean of a batch's duration: what Retry-After is made of
+        self._tally = Tally()
+        # What Retry-After is made of: running mean of what a batch takes, with what the lane did since the one before
+        # it while queries waited (a build's own batch, loading a model).
+        self._mean_s = 0.5
+        self._last_batch_ended = time.perf_counter()
         self._thread = threading.Thread(target=self._run, name=f"lane-{self.device}", daemon=True)
         self._thread.start()
 
@@ -121,49 +148,75 @@ class Lane:
         )
 
     def submit_attribution(
-        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
+        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions, group: str = ""
     ) -> Future[Attribution]:
-        """Raises QueueFull at once when too many queries wait."""
+        """Raises QueueFull at once when too many queries wait. group: who shares the queue with the others; the answer
+        does not depend on it."""
         future: Future[Attribution] = Future()
-        with self._wake:
-            self._refuse_when_closed()
-            if len(self._questions) >= self._max_queue:
-                seconds = round(self._mean_s * len(self._questions) / self._max_batch + 0.5, 1)
-                raise QueueFull(f"{len(self._questions)} queries are waiting already.", retry_after_s=max(1.0, seconds))
-            self._questions.append(_Question((fingerprint(model), dataset_dir, index_dir), model, query, ask, future))
-            self._wake.notify()
+        self._put(_Question((fingerprint(model), dataset_dir, index_dir), model, query, ask, future), group)
         return future
 
+    def submit_generation(self, model: ModelConfig, query: Query, group: str = "") -> Future[Generated]:
+        """What the model says to the prompt, in line with the questions. Raises QueueFull at once."""
+        future: Future[Generated] = Future()
+        self._put(_Generation((fingerprint(model), "generate"), model, query, future), group)
+        return future
+
+    def _put(self, waiting: _Waiting, group: str) -> None:
+        with self._wake:
+            self._refuse_when_closed()
+            try:
+                self._questions.put(waiting, waiting.key, group)
+            except NoRoom as full:
+                raise self._queue_full(full) from None
+            self._wake.notify()
+
+    def _queue_full(self, full: NoRoom) -> QueueFull:
+        """What waits now, and the batch at hand, have been answered by the stated time."""
+        whose = "of yours " if full.of_group else ""
+        seconds = round(self._mean_s * (full.batches + 1), 1)
+        return QueueFull(f"{full.waiting} queries {whose}are waiting already.", retry_after_s=max(1.0, seconds))
+
     def self_influence(
-        self, dataset_dir: Path, index_dir: Path, order: Literal["desc", "asc"], limit: int, start: int = 0
+        self,
+        dataset_dir: Path,
+        index_dir: Path,
+        order: Literal["desc", "asc"],
+        limit: int,
+        start: int = 0,
+        wanted: RowFilter | None = None,
     ) -> list[SelfInfluence]:
         """Rows by their score on themselves: Σ_c √s_c(z) in an ensemble, s(z) for one checkpoint; files only.
 
         start: how many of the order to pass over. Raises InvalidOption for a method without self-scores.
         """
-        store = IndexStore.open(index_dir)
-        require_self_scores(store.manifest.method)
-        scores_N = self_influence(store.self_scores())
-        dataset = open_dataset(dataset_dir)
-        ranked = np.lexsort((np.arange(len(scores_N)), -scores_N if order == "desc" else scores_N))
-        ranked = ranked[start : start + limit]
-        return [SelfInfluence(int(p), dataset[int(p)].id, float(scores_N[p])) for p in ranked]
+        return ranked(_self_scores(index_dir), open_dataset(dataset_dir), order, limit, start, wanted)
+
+    def self_influence_of(self, dataset_dir: Path, index_dir: Path, positions: Sequence[int]) -> list[SelfInfluence]:
+        """Of these rows, with their ranks from the highest. Raises InvalidOption as above."""
+        scores_N, dataset = _self_scores(index_dir), open_dataset(dataset_dir)
+        return [placed(scores_N, dataset, position) for position in positions]
 
     def status(self) -> dict[str, Any]:
-        return {
+        """Counts are since the lane's start; `batch_sizes`: batches by their number of queries. `gpu_memory`, only on
+        CUDA, in bytes."""
+        now = {
+            "started": True,
             "device": self.device,
             "queue_depth": len(self._questions),
             "max_queue": self._max_queue,
             "builds_waiting": len(self._builds),
             "models_loaded": len(self._models),
-            "batches": self._batches,
+            "indexes_open": len(self._indexes),
         }
+        memory = {"gpu_memory": _gpu_memory(self.device)} if torch.device(self.device).type == "cuda" else {}
+        return now | self._tally.figures() | memory
 
     def close(self) -> None:
         """Finish the batch at hand, fail what waits, end the thread."""
         with self._wake:
             self._closed = True
-            waiting, self._questions = list(self._questions), deque()
+            waiting = self._questions.clear()
             self._wake.notify()
         for question in waiting:
             if question.future.set_running_or_notify_cancel():
@@ -213,24 +266,35 @@ class Lane:
         left = len(self._questions)
         while left > 0 and (batch := self._next_batch()):
             left -= len(batch)
-            started = time.perf_counter()
-            self._answer(batch)
-            self._batches += 1
-            self._mean_s = 0.8 * self._mean_s + 0.2 * (time.perf_counter() - started)
+            began = time.perf_counter()
+            self._generate([waiting for waiting in batch if isinstance(waiting, _Generation)])
+            self._answer([waiting for waiting in batch if isinstance(waiting, _Question)])
+            ended = time.perf_counter()
+            self._tally.add(len(batch), ended - began)
+            took = ended - max(self._last_batch_ended, min(question.arrived for question in batch))
+            self._mean_s, self._last_batch_ended = 0.8 * self._mean_s + 0.2 * took, ended
 
-    def _next_batch(self) -> list[_Question]:
-        """The oldest query and those behind it for the same index, up to max_batch."""
-        with self._wake:
-            if not self._questions:
-                return []
-            key = self._questions[0].key
-            batch = [question for question in self._questions if question.key == key][: self._max_batch]
-            for question in batch:
-                self._questions.remove(question)
-        return [question for question in batch if question.future.set_running_or_notify_cancel()]
+    def _next_batch(self) -> list[_Waiting]:
+        """Empty only when nothing waits: a query that is withdrawn after it was taken does not end the serving."""
+        while True:
+            with self._wake:
+                taken = self._questions.take()
+            batch = [question for question in taken if question.future.set_running_or_notify_cancel()]
+            if batch or not taken:
+                return batch
+
+    def _generate(self, batch: list[_Generation]) -> None:
+        """One after the other, as within a question: what is said does not depend on company."""
+        for waiting in batch:
+            try:
+                waiting.future.set_result(generate_only(self._model(waiting.model), waiting.query))
+            except BaseException as error:
+                waiting.future.set_exception(error)
 
     def _answer(self, batch: list[_Question]) -> None:
         started = time.perf_counter()
+        if not batch:
+            return
         try:
             index = self._index(batch[0])
             answers = attribute(index, [(question.query, question.options) for question in batch])
@@ -242,6 +306,7 @@ class Lane:
             if isinstance(answer, EngineError):
                 question.future.set_exception(answer)
             else:
+                self._tally.tokens += len(answer.tokens)
                 waited = {"queue": round(1000 * (started - question.arrived), 3)}
                 question.future.set_result(replace(answer, timings_ms=waited | answer.timings_ms))
 
@@ -282,11 +347,30 @@ class Lane:
         self._indexes.pop(key)[1].__exit__()
 
 
+def _is_withdrawn(question: _Waiting) -> bool:
+    """True of a query that its caller has cancelled; the future's own waiters are then told."""
+    return question.future.cancelled() and not question.future.set_running_or_notify_cancel()
+
+
+def _gpu_memory(device: str) -> dict[str, int]:
+    """allocated: by tensors; reserved: by torch, with what it keeps for later; free and total: of the whole device."""
+    free, total = torch.cuda.mem_get_info(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    return {"allocated_bytes": allocated, "reserved_bytes": reserved, "free_bytes": free, "total_bytes": total}
+
+
 def _resolve_device(device: str) -> str:
     """`auto`: the first CUDA device where there is one, else the CPU."""
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _self_scores(index_dir: Path) -> np.ndarray:
+    """float64 [N]"""
+    store = IndexStore.open(index_dir)
+    require_self_scores(store.manifest.method)
+    return self_influence(store.self_scores())
 
 
 def require_self_scores(name: str) -> None:

@@ -21,7 +21,7 @@ from engine.modules import TrackedModule
 from engine.probe import split_reached
 from engine.quantized import needs_single_rows, parameter_count
 from engine.text import TextEncoder
-from engine.types import Coverage, ModelInfo
+from engine.types import Coverage, Generate, Generated, ModelInfo
 from engine.weights import directory_fingerprint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -65,6 +65,8 @@ class LoadedModel:
         self.warnings = warnings
         self._base_state = base_state
         self._current: State | None = None
+        # (prompt's ids, how) → what it said: kept for the question that follows, while the weights stay the same.
+        self.generated: dict[tuple[tuple[int, ...], Generate], Generated] = {}
         self.context_length = _context_length(module)
         self.recipe = config.recipe or Recipe()
         self.use(len(states) - 1)
@@ -127,6 +129,7 @@ class LoadedModel:
     def exchange(self, states: list[State]) -> None:
         """Take other checkpoints in place of the model's own; the last of them is resident then."""
         self.states, self._current = states, None
+        self.generated.clear()
         self.use(-1)
 
     @contextmanager

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from engine.config import fingerprint
 from engine.durable import write_durably
 from engine.errors import CorruptIndex, FingerprintMismatch, IndexUnavailable
+from engine.integrity import MANIFEST_FILE, SCHEMA_VERSION, sealed, unsealed
 
-SCHEMA_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 CALIBRATED_MAXIMUM = 256.0  # float16 reaches 65,504: rows outside the calibration sample may be 255 times larger
 SCALE_EXPONENT = 100  # scales lie between 2^-100 and 2^100: they and their inverses are float32 numbers
+
+CHECKED = ConfigDict(extra="forbid", strict=True)  # how the file is read: what is of another type is damage
 
 StoredType = Literal["int8", "float16", "float32"]
 NUMBER_BYTES: dict[str, int] = {"int8": 1, "float16": 2, "float32": 4}
@@ -39,6 +41,8 @@ class Block:
 
     The disk holds value × scale; `checkpoint` counts into Manifest.checkpoints.
     """
+
+    __pydantic_config__ = CHECKED
 
     checkpoint: int
     module: str
@@ -82,6 +86,8 @@ def block_scale(largest: float) -> float:
 class Compression:
     """The learned sketch that the disk holds instead of the blocks. width: K. rows: its basis was fitted to so many."""
 
+    __pydantic_config__ = CHECKED
+
     width: int
     rows: int
     scale: float = 1.0
@@ -90,6 +96,8 @@ class Compression:
 @dataclass(frozen=True)
 class ShardRecord:
     """A finished shard: rows [start, stop). checksums: path below the index directory → blake2b-256."""
+
+    __pydantic_config__ = CHECKED
 
     name: str
     start: int
@@ -106,6 +114,8 @@ class Manifest:
     apart, which are measured once and then kept). plan holds token budget, threads, kernels and
     `shard_rows`, the rows in each shard but the last. curvature: path → checksum.
     """
+
+    __pydantic_config__ = CHECKED
 
     method: str
     fingerprints: dict[str, str]
@@ -235,7 +245,10 @@ class Manifest:
         values = {"dims": self.dims} | dataclasses.asdict(self)
         if self.compression is None:
             del values["compression"]
-        return json.dumps(values, indent=1) + "\n"
+        return sealed(values)
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def parse_manifest(text: str) -> Manifest:
@@ -243,28 +256,25 @@ def parse_manifest(text: str) -> Manifest:
     try:
         values = dict(json.loads(text))
         version = values.get("schema_version")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(str(error)) from error
     if version != SCHEMA_VERSION:
         raise IndexUnavailable(
-            f"{MANIFEST_FILE} has schema version {version!r}; this version of Whence reads {SCHEMA_VERSION}.",
+            f"{MANIFEST_FILE} has schema version {repr(version)[:100]}; this version of Whence reads {SCHEMA_VERSION}.",
             remedy="Build the index again, or use the version of Whence that wrote it.",
         )
     try:
-        return _from_values(values)
+        return _from_values(unsealed(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _damaged(f"{'.'.join(map(str, first['loc']))[:200]}: {first['msg']}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(str(error)) from error
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:
     dims = values.pop("dims")
-    values["blocks"] = tuple(Block(**block) for block in values["blocks"])
-    values["shards"] = tuple(ShardRecord(**shard) for shard in values["shards"])
-    if values.get("compression") is not None:
-        values["compression"] = Compression(**values["compression"])
-    for name in ("checkpoints", "serves", "warnings"):
-        values[name] = tuple(values[name])
-    manifest = Manifest(**values)
+    manifest = _MANIFEST.validate_json(json.dumps(values))
     if manifest.dims != dims:
         raise ValueError(f"blocks add up to {manifest.dims} numbers a row, not {dims}")
     return manifest
@@ -272,7 +282,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
 
 def _damaged(reason: str) -> CorruptIndex:
     return CorruptIndex(
-        f"{MANIFEST_FILE} cannot be read: {reason}.",
+        f"{MANIFEST_FILE} cannot be read: {reason[:500]}.",
         remedy="Delete the index and build it again.",
         file=MANIFEST_FILE,
     )

@@ -19,6 +19,7 @@ from engine import modules, quantized
 from engine.config import ModelConfig
 from engine.errors import AdapterBaseMismatch, InvalidOption, NotAModel, UnsupportedModel
 from engine.loaded import DTYPES, LoadedModel, State
+from engine.model_files import check_tokenizer_files
 from engine.peft_adapters import check_adapter_configs
 from engine.weights import check_directory, directory_fingerprint, is_adapter, nested_adapters
 
@@ -27,6 +28,10 @@ __all__ = ["LoadedModel", "load_model"]
 # peft still asks transformers for an attribute by its old name: nothing the user could change.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 transformers_logging.disable_progress_bar()  # progress is reported through checkpoint(), not on stderr
+
+
+# What the libraries raise over files that are not what they should be; RecursionError is a RuntimeError.
+_UNLOADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> LoadedModel:
@@ -124,7 +129,7 @@ def _load_dense(path: Path, config: ModelConfig, device: torch.device) -> nn.Mod
             **({"experts_implementation": "eager"} if config.dtype == "float64" else {}),  # grouped_mm has no float64
             **quantized.arguments(config, path, device),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except _UNLOADABLE as error:
         raise NotAModel(f"{path} cannot be loaded as a causal language model: {_first_line(error)}") from None
     module, report = loaded
     missing = sorted(report["missing_keys"])
@@ -209,9 +214,10 @@ def _on_device(state: State, device: torch.device) -> State:
 
 def _load_tokenizer(config: ModelConfig, base: Path) -> Any:
     path = config.tokenizer or _tokenizer_beside(config) or str(base)
+    check_tokenizer_files(Path(path))
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNLOADABLE as error:
         raise NotAModel(f"{path} holds no tokenizer that can be loaded: {_first_line(error)}") from None
 
 

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from engine.errors import InvalidOption, UnsupportedModel
+from engine.patterns import matching
 from engine.types import Coverage, Untracked
 
 Kind = Literal["linear", "conv1d", "magnitude"]
 
+_PATTERNS = "/options/modules"
 # What PEFT trains: the adapter named `default`. Another one that is active too is held fixed.
 _ADAPTER_PART = re.compile(r"\.(lora_\w+|modules_to_save|trainable_tokens_delta)\.default(?=\.|$)")
 
@@ -66,9 +68,11 @@ def find_tracked(model: nn.Module, *, lora: bool, patterns: Sequence[str] | None
         if f"{path}.weight" not in tied and (tracked := _as_tracked(path, module, lora=lora, blocks=blocks)) is not None
     ]
     if patterns is not None:
-        found = [tracked for tracked in found if any(re.search(pattern, tracked.name) for pattern in patterns)]
+        names = [tracked.name for tracked in found]
+        asked = {name for p in patterns for name in matching(p, names, whole=False, pointer=_PATTERNS)}
+        found = [tracked for tracked in found if tracked.name in asked]
         if not found:
-            raise InvalidOption(f"No module matches {list(patterns)}.", pointer="/options/modules")
+            raise InvalidOption(f"No module matches {list(patterns)}.", pointer=_PATTERNS)
     if not found:
         raise UnsupportedModel("The model has no Linear, Conv1D or LoRA module whose gradient could be tracked.")
     return tuple(found)

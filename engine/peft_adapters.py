@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UnsupportedModel
-from engine.weights import read_config
+from engine.model_files import read_config
 
 # What decides the modules an adapter has and how they act: checkpoints of one run agree in all of it.
 _SHAPING = (

@@ -17,7 +17,7 @@ from transformers import BitsAndBytesConfig
 
 from engine.config import ModelConfig
 from engine.errors import EngineUnavailable, UnsupportedModel
-from engine.weights import read_config
+from engine.model_files import read_config
 
 
 def check(config: ModelConfig, base: Path, adapters: Sequence[Path], device: torch.device) -> None:

@@ -13,8 +13,9 @@ import torch
 from engine.errors import ContextOverflow, InputError, InvalidQuery
 from engine.model import LoadedModel
 from engine.text import Encoded, TextEncoder
-from engine.types import Generate, Member, Message, Query, Token
+from engine.types import Generate, Generated, Member, Message, Query, Token
 
+_REMEMBERED = 32  # what a model said last: a question about it that follows need not wait for it again
 _COLDEST = 1e-3  # below it sampling is greedy but for overflow: logits are divided by the temperature
 
 
@@ -119,9 +120,28 @@ def _with_completion(model: LoadedModel, encoder: TextEncoder, query: Query) -> 
         return query, None
     if query.generate is None:
         raise InvalidQuery("Nothing to explain: give `completion`, or `generate` one.", pointer="/completion")
-    prompt_ids = encoder.encode_prompt(prompt=query.prompt, messages=messages)
-    text, ended = generate(model, prompt_ids, query.generate)
-    return replace(query, completion=text), ended
+    said = _generated(model, encoder, query, query.generate)
+    return replace(query, completion=said.text), said.ended
+
+
+def generate_only(model: LoadedModel, query: Query) -> Generated:
+    """What `query.generate` gives, which is what a question with the same `generate` would be about.
+
+    Raises InvalidQuery, ContextOverflow.
+    """
+    if query.generate is None:
+        raise InvalidQuery("Say how much to generate.", pointer="/generate")
+    return _generated(model, model.encoder(), query, query.generate)
+
+
+def _generated(model: LoadedModel, encoder: TextEncoder, query: Query, options: Generate) -> Generated:
+    prompt_ids = tuple(encoder.encode_prompt(prompt=query.prompt, messages=query.messages))
+    key = (prompt_ids, options)
+    if key not in model.generated:
+        model.generated[key] = Generated(*generate(model, prompt_ids, options))
+        while len(model.generated) > _REMEMBERED:
+            model.generated.pop(next(iter(model.generated)))
+    return model.generated[key]
 
 
 def _last_answer(messages: Sequence[Message]) -> int | None:

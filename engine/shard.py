@@ -167,6 +167,13 @@ def open_shard(root: Path, record: ShardRecord, manifest: Manifest) -> Shard:
     return Shard(record, index, tensors["self_scores"], tensors["norms"], tensors["lengths"], scales_N)
 
 
+def read_self_scores(root: Path, record: ShardRecord) -> np.ndarray:
+    """float32 [rows, C]; the sketches, a thousand times as large, are not touched. Raises CorruptIndex."""
+    _, norms = shard_files(record.name)
+    check_files(root, {norms: record.checksums[norms]}, shard=record.name)
+    return load_file(root / norms)["self_scores"]
+
+
 def _code(index: Any) -> tuple[object, ...]:
     """How an index's bytes are to be read: numbers of another kind, or on another scale, would pass as garbage."""
     if not isinstance(index, faiss.IndexScalarQuantizer):

@@ -34,6 +34,7 @@ from engine.shard import (
     check_files,
     encode,
     open_shard,
+    read_self_scores,
     row_norms,
     shard_files,
     write_norms,
@@ -238,8 +239,14 @@ class IndexStore:
         return LearnedBasis.from_arrays(self.load_tensors(BASIS_TENSORS)) if self.manifest.compression else None
 
     def self_scores(self) -> np.ndarray:
-        """float32 [N, C]"""
-        return np.concatenate([shard.self_scores_NC for shard in self.shards()])
+        """float32 [N, C]; of a shard that is not open, only the small file they are in is read and checked."""
+        opened = self._opened
+        return np.concatenate(
+            [
+                opened[record.name].self_scores_NC if record.name in opened else read_self_scores(self.path, record)
+                for record in self.manifest.shards
+            ]
+        )
 
     def norms(self) -> np.ndarray:
         """float64 [N]: Euclidean length of each stored row, scales undone."""

@@ -121,6 +121,14 @@ class Generate:
 
 
 @dataclass(frozen=True)
+class Generated:
+    """ended: the model ended it itself; else it was cut off at the most tokens asked for."""
+
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True)
 class Span:
     """Characters [start, end) of the completion."""
 
@@ -335,9 +343,12 @@ class Attribution:
 
 @dataclass(frozen=True)
 class SelfInfluence:
+    """rank: among all rows of the index, from 1."""
+
     position: int
     example_id: str
     score: float
+    rank: int
 
 
 @dataclass(frozen=True)

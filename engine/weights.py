@@ -9,12 +9,11 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from engine.config import ModelConfig
-from engine.errors import ModelPathNotFound, NotAModel, UnsafeWeights, UnsupportedModel
+from engine.errors import ModelPathNotFound, UnsupportedModel
+from engine.model_files import check_model_files, read_config
 
-_PICKLE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 _LOADED = ("*.safetensors", "*.json", "*.jinja")
 _EPOCH = re.compile(r"(epoch|checkpoint|step)[-_]?\d+$")  # a run's own checkpoints, not adapters side by side
 _CHUNK = 1 << 22
@@ -38,23 +37,10 @@ def _adapters_in(path: Path) -> list[str]:
     return sorted(found.parent.name for found in path.glob("*/adapter_config.json"))
 
 
-def read_config(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in path/name; NotAModel when it is missing or broken."""
-    try:
-        config = json.loads((path / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotAModel(f"{path} holds no {name}.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise NotAModel(f"{path / name} cannot be read as JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise NotAModel(f"{path / name} is not a JSON object.")
-    return config
-
-
 def check_directory(path: Path) -> None:
     """A usable model or adapter directory, judged from its files alone (fast; needs no torch).
 
-    Raises ModelPathNotFound, NotAModel, UnsafeWeights (pickle only) or UnsupportedModel (remote code).
+    Raises ModelPathNotFound, NotAModel, UnsafeWeights (a pickle) or UnsupportedModel (code, files of others).
     """
     if not path.is_dir():
         raise ModelPathNotFound(f"{path} is not a directory.")
@@ -65,17 +51,7 @@ def check_directory(path: Path) -> None:
             adapters=names,
         )
     config = read_config(path, "adapter_config.json" if is_adapter(path) else "config.json")
-    if "auto_map" in config:
-        raise UnsupportedModel(
-            f"{path} asks to run its own Python code (auto_map).",
-            remedy="Use an architecture that transformers ships: code from model directories is never run.",
-        )
-    if weight_files(path):
-        return
-    pickled = sorted(found.name for pattern in _PICKLE for found in path.glob(pattern))
-    if pickled:
-        raise UnsafeWeights(f"{path} holds its weights as {pickled[0]}, which would have to be unpickled.")
-    raise NotAModel(f"{path} holds no *.safetensors weights.")
+    check_model_files(path, config, adapter=is_adapter(path))
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -43,7 +43,7 @@ class OutcomeStore:
             return {}
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise InvalidOption(
@@ -64,9 +64,9 @@ class OutcomeStore:
         try:
             record = json.loads(self._file(variant).read_text(encoding="utf-8"))
             checksum = record.pop("checksum")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return np.array(record["outcome"], np.float64) if checksum == _checksum(record) else None
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return None
-        return np.array(record["outcome"]) if checksum == _checksum(record) else None
 
     def key(self, variant: Variant) -> str:
         return fingerprint(self.study, variant)

@@ -43,7 +43,7 @@ def load_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise _not_a_recipe(path, error.strerror or str(error)) from None
     if strangers := _unknown_fields(json.loads(content), asdict(recipe), ""):
-        raise _not_a_recipe(path, f"it has no field {strangers[0]!r}")
+        raise _not_a_recipe(path, f"it has no field {strangers[0][:200]!r}")
     return recipe
 
 

@@ -10,7 +10,6 @@ All adapters lie in one leaf θ [K, P]: one optimizer step, one norm a row, one 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from engine.config import Lora
 from engine.errors import UnsupportedModel
 from engine.model import LoadedModel
+from engine.patterns import matching
 
 
 class StackedLora(nn.Module):
@@ -114,19 +114,28 @@ class AdapterStack:
 
 def _adapt(loaded: LoadedModel, lora: Lora) -> Any:
     """Let PEFT find the target modules; returns its configuration, as it saves one for inference."""
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    targets = _target_names(loaded.module, lora.targets) if isinstance(lora.targets, str) else list(lora.targets)
     wanted = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")  # type: ignore[arg-type]
     try:
         adapted = get_peft_model(loaded.module, wanted)  # type: ignore[arg-type]
     except ValueError as error:
         raise UnsupportedModel(f"No adapter fits: {str(error).splitlines()[0]}", remedy="Name other targets.") from None
-    except re.error as error:
-        raise UnsupportedModel(f"The target pattern {targets!r} is broken: {error}.", remedy="Mend it.") from None
     loaded.module, loaded.lora = adapted, True
     config: Any = adapted.peft_config["default"]
     config.target_modules = sorted(config.target_modules)  # a set's order changes with the process
     config.inference_mode = True
     return config
+
+
+def _target_names(module: nn.Module, pattern: str) -> str | list[str]:
+    """PEFT would match the pattern itself, however long that takes."""
+    if pattern == "all-linear":
+        return pattern
+    names = [name for name, _ in module.named_modules() if name]
+    found = matching(pattern, names, whole=True, pointer="/recipe/training/lora/targets")
+    if not found:
+        raise UnsupportedModel(f"No adapter fits: no module matches {pattern[:200]!r}.", remedy="Name other targets.")
+    return found
 
 
 def _replace_layers(module: nn.Module) -> Iterator[_Factor]:

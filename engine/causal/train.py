@@ -111,7 +111,7 @@ def _logged(log: Path) -> dict[str, Any]:
     try:
         found = json.loads(log.read_text())
         return {name: found[name] for name in ("fingerprint", "losses")}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidOption(
             f"{log} is damaged.", remedy=f"Remove {log.parent.name}; the run then starts anew."
         ) from None

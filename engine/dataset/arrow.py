@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from engine.errors import DatasetPathNotFound
+from engine.dataset.filtering import RowFilter
+from engine.errors import CorruptDataset, DatasetPathNotFound
 from engine.types import Example, Message
 
 pc: Any = pyarrow.compute  # its functions are made at import, so type checkers do not see them
 
 ROWS_FILE = "rows.arrow"
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError)  # what pyarrow raises of damage
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -49,7 +51,8 @@ def _to_record(example: Example) -> dict[str, Any]:
     }
 
 
-def _to_example(record: dict[str, Any]) -> Example:
+def to_example(record: dict[str, Any]) -> Example:
+    """A row of SCHEMA, as Python values."""
     messages = record["messages"]
     turns = None if messages is None else tuple(Message(m["role"], m["content"]) for m in messages)
     return Example(**{**record, "messages": turns, "tags": dict(record["tags"])})
@@ -58,7 +61,9 @@ def _to_example(record: dict[str, Any]) -> Example:
 class Dataset:
     """The rows of one dataset, read from disk as they are asked for. Safe to share between threads.
 
-    Positions are 0-based. `sha256` names the content: it is the directory's name.
+    Positions are 0-based. `sha256` names the content: it is the directory's name. Arrow would follow a damaged offset
+    out of the file and take the process with it, so a batch is validated before the first value of it is touched:
+    every reading method raises CorruptDataset.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,9 +72,12 @@ class Dataset:
             raise DatasetPathNotFound(f"There are no stored rows at '{rows}'.")
         self.path = path
         self.sha256 = path.name
-        reader = pa.ipc.open_file(pa.memory_map(str(rows)))
-        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+        try:
+            self._unvalidated = read_batches(pa.memory_map(str(rows)))
+        except UNREADABLE as error:
+            raise self._damaged(error) from error
+        self._validated: dict[int, pa.RecordBatch] = {}
+        self._ends = list(accumulate(batch.num_rows for batch in self._unvalidated))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -79,16 +87,16 @@ class Dataset:
             raise IndexError(f"position {position} of a dataset of {len(self)} rows")
         number = bisect_right(self._ends, position)
         row = position - self._start(number)
-        return _to_example(self._batches[number].slice(row, 1).to_pylist()[0])
+        return to_example(self._batch(number).slice(row, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Example]:
-        for batch in self._batches:
+        for _, batch in self._batches():
             for record in batch.to_pylist():
-                yield _to_example(record)
+                yield to_example(record)
 
     def position_of(self, example_id: str) -> int | None:
         """The position of the row with this id, None when there is none."""
-        for number, batch in enumerate(self._batches):
+        for number, batch in self._batches():
             row = pc.index(batch.column("id"), pa.scalar(example_id, pa.string())).as_py()
             if row >= 0:
                 return self._start(number) + row
@@ -96,53 +104,89 @@ class Dataset:
 
     def tag_values(self, key: str) -> list[str | None]:
         """The value of one tag for every row, by position; None where a row lacks it."""
-        return [value for batch in self._batches for value in _tag(batch, key).to_pylist()]
+        return [value for _, batch in self._batches() for value in _tag(batch, key).to_pylist()]
 
     def select(
-        self, tags: dict[str, str] | None = None, query: str | None = None, *, start: int = 0, limit: int | None = None
+        self,
+        tags: dict[str, str] | None = None,
+        query: str | None = None,
+        *,
+        label: str | None = None,
+        start: int = 0,
+        limit: int | None = None,
     ) -> list[int]:
-        """Positions ≥ `start` of the rows that have every tag and contain `query` (case ignored); `limit` at most."""
+        """Positions ≥ `start` of the rows that have every tag and the label and contain `query` (case ignored);
+        `limit` at most."""
+        wanted = RowFilter(tags or {}, query, label)
+        end = len(self) if limit is None else min(len(self), start + limit)
+        if not wanted:
+            return list(range(start, end))
         found: list[int] = []
-        for number, batch in enumerate(self._batches):
-            first = self._start(number)
-            if first + batch.num_rows <= start:
-                continue
-            rows = pc.indices_nonzero(_matches(batch, tags or {}, query)).to_pylist()
-            found.extend(first + row for row in rows if first + row >= start)
+        for number in range(bisect_right(self._ends, start), len(self._ends)):
+            found.extend(row for row in self._rows_of(number, wanted) if row >= start)
             if limit is not None and len(found) >= limit:
                 return found[:limit]
         return found
+
+    def select_before(
+        self,
+        tags: dict[str, str] | None = None,
+        query: str | None = None,
+        *,
+        label: str | None = None,
+        end: int,
+        limit: int,
+    ) -> list[int]:
+        """As `select`, backwards: the last `limit` matching positions < `end`, ascending."""
+        wanted = RowFilter(tags or {}, query, label)
+        end = min(end, len(self))
+        if not wanted:
+            return list(range(max(0, end - limit), end))
+        found: list[int] = []
+        for number in reversed(range(len(self._ends))):
+            if self._start(number) >= end:
+                continue
+            found[:0] = [row for row in self._rows_of(number, wanted) if row < end]
+            if len(found) >= limit:
+                break
+        return found[-limit:]
+
+    def _rows_of(self, number: int, wanted: RowFilter) -> list[int]:
+        first = self._start(number)
+        return [first + row for row in wanted.rows(self._batch(number))]
+
+    def _batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        return ((number, self._batch(number)) for number in range(len(self._ends)))
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        if number not in self._validated:
+            try:
+                self._unvalidated[number].validate(full=True)
+            except UNREADABLE as error:
+                raise self._damaged(error) from error
+            self._validated[number] = self._unvalidated[number]
+        return self._validated[number]
+
+    def _damaged(self, error: Exception) -> CorruptDataset:
+        reason = " ".join(str(error).split())[:200]
+        return CorruptDataset(f"The rows of dataset {self.sha256} cannot be read: {reason}.", file=ROWS_FILE)
 
     def _start(self, number: int) -> int:
         return self._ends[number - 1] if number else 0
 
 
+def read_batches(source: pa.NativeFile) -> list[pa.RecordBatch]:
+    """The batches of a file of SCHEMA, none of them validated. Raises UNREADABLE."""
+    reader = pa.ipc.open_file(source)
+    if not reader.schema.equals(SCHEMA):
+        raise ValueError("its columns are not those of a dataset")
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
 def open_dataset(path: Path) -> Dataset:
-    """Open root/<sha256>. Raises DatasetPathNotFound."""
+    """Open root/<sha256>. Raises DatasetPathNotFound, CorruptDataset."""
     return Dataset(path)
 
 
 def _tag(batch: pa.RecordBatch, key: str) -> pa.Array:
     return pc.map_lookup(batch.column("tags"), pa.scalar(key, pa.string()), "first")
-
-
-def _matches(batch: pa.RecordBatch, tags: dict[str, str], query: str | None) -> pa.Array:
-    mask = pa.array([True] * batch.num_rows, pa.bool_())
-    for key, value in tags.items():
-        mask = pc.and_(mask, pc.fill_null(pc.equal(_tag(batch, key), value), False))
-    return pc.and_(mask, _contains(batch, query)) if query else mask
-
-
-def _contains(batch: pa.RecordBatch, query: str) -> pa.Array:
-    """Rows of which any text contains `query`."""
-    mask = pa.array([False] * batch.num_rows, pa.bool_())
-    for name in ("prompt", "completion", "text"):
-        mask = pc.or_(mask, _text_contains(batch.column(name), query))
-    messages = batch.column("messages")
-    turns = _text_contains(pc.struct_field(pc.list_flatten(messages), "content"), query)
-    rows = pc.filter(pc.list_parent_indices(messages), turns)
-    return pc.or_(mask, pc.is_in(pa.array(range(batch.num_rows), rows.type), value_set=rows))
-
-
-def _text_contains(column: pa.Array, query: str) -> pa.Array:
-    return pc.fill_null(pc.match_substring(column, query, ignore_case=True), False)

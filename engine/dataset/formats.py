@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.dataset.csv_rows import read_csv
 from engine.dataset.json_rows import read_json_list, read_jsonl
+from engine.dataset.limits import UNLIMITED, DatasetLimits
 from engine.dataset.parquet_rows import read_parquet
 from engine.dataset.reading import RawRows
 from engine.errors import DatasetPathNotFound, UnsupportedFormat
@@ -15,17 +16,17 @@ from engine.errors import DatasetPathNotFound, UnsupportedFormat
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def open_rows(source: Path, format: str | None) -> RawRows:
+def open_rows(source: Path, format: str | None, limits: DatasetLimits = UNLIMITED) -> RawRows:
     """Read `source` as `format`, or as what its name and first bytes say.
 
-    Raises DatasetPathNotFound, UnsupportedFormat; while iterating also MalformedRow.
+    Raises DatasetPathNotFound, UnsupportedFormat, DatasetTooLarge; while iterating also MalformedRow.
     """
     if not source.is_file():
         raise DatasetPathNotFound(f"There is no file at '{source}'.")
     chosen = format or detect_format(source)
     if chosen not in FORMATS:
         raise UnsupportedFormat(f"'{chosen}' is not a dataset format; known are {', '.join(FORMATS)}.")
-    return FORMATS[chosen](source)
+    return FORMATS[chosen](source, limits)
 
 
 def detect_format(source: Path) -> str:
@@ -46,7 +47,7 @@ def detect_format(source: Path) -> str:
     raise UnsupportedFormat(f"Neither the name '{source.name}' nor the first bytes tell a known dataset format.")
 
 
-FORMATS: dict[str, Callable[[Path], RawRows]] = {
+FORMATS: dict[str, Callable[[Path, DatasetLimits], RawRows]] = {
     "jsonl": read_jsonl,
     "json": read_json_list,
     "csv": read_csv,

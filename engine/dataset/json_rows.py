@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.dataset import reading
+from engine.dataset.limits import DatasetLimits
 from engine.dataset.reading import RawRow, RawRows, malformed, refuse_binary, refuse_length, text_lines
 
 CHUNK_BYTES = 2**16
 NOT_BLANK = re.compile(r"\S")
 
 
-def read_jsonl(source: Path) -> RawRows:
-    def rows() -> Iterator[RawRow]:
-        for number, line, done in text_lines(source):
-            if line.strip():
-                yield RawRow(_load_json(line, number), number, done)
+def read_jsonl(source: Path, limits: DatasetLimits) -> RawRows:
+    """A line that is no JSON is refused, and the next one can be read all the same: a generator would have ended."""
 
-    return RawRows("jsonl", rows(), source.stat().st_size, "bytes")
+    def row(found: tuple[int, str, int]) -> RawRow:
+        number, line, done = found
+        return RawRow(_load_json(line, number), number, done)
+
+    lines = (found for found in text_lines(source, limits.max_row_bytes) if found[1].strip())
+    return RawRows("jsonl", map(row, lines), source.stat().st_size, "bytes")
 
 
 def _load_json(text: str, line: int) -> Any:
@@ -38,15 +40,16 @@ def refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def read_json_list(source: Path) -> RawRows:
-    return RawRows("json", JsonList(source).rows(), source.stat().st_size, "bytes")
+def read_json_list(source: Path, limits: DatasetLimits) -> RawRows:
+    return RawRows("json", JsonList(source, limits.max_row_bytes).rows(), source.stat().st_size, "bytes")
 
 
 class JsonList:
-    """The objects of one JSON list, decoded one after the other from a sliding window of the file."""
+    """The objects of one JSON list, decoded one after the other from a sliding window of the file. longest: of an
+    object, in bytes."""
 
-    def __init__(self, source: Path) -> None:
-        self._source = source
+    def __init__(self, source: Path, longest: int) -> None:
+        self._source, self._longest = source, longest
         self._decoder = json.JSONDecoder(parse_constant=refuse_constant)
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._window, self._at = "", 0  # what is decoded, and how far into it we are
@@ -114,8 +117,8 @@ class JsonList:
         if self._ended:
             return False
         self._window, self._at = self._window[self._at :], 0
-        if len(self._window) > reading.MAX_ROW_BYTES:
-            refuse_length(self._line)
+        if len(self._window) > self._longest:
+            refuse_length(self._line, self._longest)
         raw = self._handle.read(max(size, CHUNK_BYTES))
         self._ended = not raw
         self._done += len(raw)

@@ -10,9 +10,6 @@ from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import MalformedRow
 
-# A longer row is a damaged file (a missing line end, an unclosed quote), not a training example.
-MAX_ROW_BYTES = 16 * 2**20
-
 
 @dataclass(frozen=True)
 class RawRow:
@@ -36,21 +33,21 @@ class RawRows:
     unit: str
 
 
-def text_lines(source: Path) -> Iterator[tuple[int, str, int]]:
-    """(1-based number, text with its line end, bytes read so far) of each line; a BOM is dropped."""
+def text_lines(source: Path, longest: int) -> Iterator[tuple[int, str, int]]:
+    """(1-based number, text with its line end, bytes read so far) of each line; a BOM is dropped. longest: in bytes."""
     done = 0
     with source.open("rb") as handle:
-        for number, raw in enumerate(_raw_lines(handle), start=1):
+        for number, raw in enumerate(_raw_lines(handle, longest), start=1):
             done += len(raw)
             yield number, _decode(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, number), done
 
 
-def _raw_lines(handle: BinaryIO) -> Iterator[bytes]:
+def _raw_lines(handle: BinaryIO, longest: int) -> Iterator[bytes]:
     number = 0
-    while raw := handle.readline(MAX_ROW_BYTES + 1):
+    while raw := handle.readline(longest + 1):
         number += 1
-        if len(raw) > MAX_ROW_BYTES:
-            refuse_length(number)
+        if len(raw) > longest:
+            refuse_length(number, longest)
         yield raw
 
 
@@ -67,8 +64,8 @@ def refuse_binary(line: int) -> NoReturn:
     malformed("there is a NUL byte: the file is binary, or UTF-16 rather than UTF-8", line)
 
 
-def refuse_length(line: int) -> NoReturn:
-    malformed(f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB: is a line end or a quote missing?", line)
+def refuse_length(line: int, longest: int) -> NoReturn:
+    malformed(f"the row is longer than {longest} bytes: is a line end or a quote missing?", line)
 
 
 def malformed(cause: str, line: int) -> NoReturn:

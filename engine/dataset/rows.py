@@ -11,7 +11,9 @@ from engine.errors import EmptyCompletion, MalformedRow
 from engine.types import Example, Message
 
 MAX_ID_CHARACTERS = 512
+LONGEST_NAME = 200  # of what is quoted from a file
 SHAPES = "prompt+completion, messages or text"
+TAG_PREFIX = "tags."
 KNOWN_FIELDS = frozenset({"id", "prompt", "completion", "messages", "text", "tags", "label"})
 
 
@@ -42,7 +44,7 @@ def parse_row(value: Any, place: Place) -> Example:
 
 def ignored_fields(value: dict[str, Any]) -> list[str]:
     """The fields of a raw row that play no part."""
-    return [key for key in value if key not in KNOWN_FIELDS and not key.startswith("tags.")]
+    return [key for key in value if key not in KNOWN_FIELDS and not key.startswith(TAG_PREFIX)]
 
 
 def example_to_row(example: Example) -> dict[str, Any]:
@@ -153,12 +155,12 @@ def _tags(row: dict[str, Any], place: Place) -> dict[str, str]:
     tags = row.get("tags", {})
     if not isinstance(tags, dict):
         _malformed(place, f"tags must be an object of names and values, not {_kind(tags)}")
-    flat = {key.removeprefix("tags."): value for key, value in row.items() if key.startswith("tags.")}
+    flat = {key.removeprefix(TAG_PREFIX): value for key, value in row.items() if key.startswith(TAG_PREFIX)}
     named = {key: value for key, value in {**tags, **flat}.items() if value is not None}
     for key in named:
         if not _string(key, place, "a tag's name"):
             _malformed(place, "a tag's name is empty")
-    return {key: _scalar(value, place, f"tags.{key}") for key, value in named.items()}
+    return {key: _scalar(value, place, f"tags.{key[:LONGEST_NAME]}") for key, value in named.items()}
 
 
 def _scalar(value: Any, place: Place, name: str) -> str:

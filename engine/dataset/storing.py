@@ -13,39 +13,58 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from engine.dataset.arrow import ROWS_FILE, SCHEMA, to_batch
 from engine.dataset.formats import open_rows
+from engine.dataset.limits import UNLIMITED, DatasetLimits
 from engine.dataset.reading import RawRow
-from engine.dataset.rows import Place, canonical_bytes, ignored_fields, parse_row
+from engine.dataset.refusals import admitted
+from engine.dataset.rows import LONGEST_NAME, Place, canonical_bytes, ignored_fields, parse_row
 from engine.durable import FULL_DISK, sync_directory
-from engine.errors import DuplicateExampleId, EmptyDataset, StorageFull
+from engine.errors import DatasetError, DuplicateExampleId, EmptyDataset, StorageFull
 from engine.types import CheckpointFn, DatasetInfo, Example, Progress
 
 HASH_PREFIX = b"whence-rows-1\n"
 BATCH_ROWS = 1024
 BATCH_BYTES = 32 * 2**20
+COUNTED_NAMES = 1000
 
 
 @dataclass
 class _Checks:
     """What can only be seen across rows: repeated ids, fields that play no part."""
 
-    position_of: dict[str, int] = field(default_factory=dict)
+    limits: DatasetLimits
+    position_of: dict[bytes, int] = field(default_factory=dict)  # by the id's digest: ids may be long
     lines: array[int] = field(default_factory=lambda: array("q"))
     ignored: Counter[str] = field(default_factory=Counter)
 
     def admit(self, raw: RawRow) -> Example:
         place = Place(len(self.lines), raw.line)
+        self.limits.check_rows(place.position + 1)
         example = parse_row(raw.value, place)
-        earlier = self.position_of.setdefault(example.id, place.position)
+        key = hashlib.blake2b(example.id.encode(), digest_size=16).digest()
+        earlier = self.position_of.setdefault(key, place.position)
         if earlier != place.position:
             self._refuse_duplicate(example.id, earlier, place)
         self.lines.append(raw.line or 0)
-        self.ignored.update(ignored_fields(raw.value))
+        self._count_ignored(raw.value)
         return example
+
+    def skip(self, error: DatasetError) -> None:
+        """A refused row is counted too: those after it keep their numbers."""
+        line = error.context.get("line")
+        self.lines.append(line if isinstance(line, int) else 0)
+
+    def _count_ignored(self, value: dict[str, Any]) -> None:
+        """Of files that name other fields in every row, only the first are counted."""
+        for name in ignored_fields(value):
+            short = name[:LONGEST_NAME]
+            if short in self.ignored or len(self.ignored) < COUNTED_NAMES:
+                self.ignored[short] += 1
 
     def _refuse_duplicate(self, example_id: str, earlier: int, place: Place) -> None:
         first = Place(earlier, self.lines[earlier] or None)
@@ -61,35 +80,42 @@ class _Checks:
         return tuple(ignored.format(name, count, name) for name, count in self.ignored.most_common(20))
 
 
-def parse_rows(source: Path, format: str | None = None) -> Iterator[Example]:
+def parse_rows(source: Path, format: str | None = None, limits: DatasetLimits = UNLIMITED) -> Iterator[Example]:
     """The checked rows of a file, one at a time. Raises the DatasetErrors."""
-    checks = _Checks()
-    for raw in open_rows(source, format).rows:
+    checks = _Checks(limits)
+    for raw in open_rows(source, format, limits).rows:
         yield checks.admit(raw)
 
 
 def store_dataset(
-    source: Path, *, format: str | None, root: Path, checkpoint: CheckpointFn | None = None
+    source: Path,
+    *,
+    format: str | None,
+    root: Path,
+    checkpoint: CheckpointFn | None = None,
+    limits: DatasetLimits = UNLIMITED,
+    announce: Callable[[Path], object] = lambda _: None,
 ) -> DatasetInfo:
     """Write the rows of `source` to root/<sha256>/rows.arrow; the same rows give the same place.
 
-    Nothing half-written stays behind, whatever happens. Raises the DatasetErrors, StorageFull,
-    and what `checkpoint` raises.
+    announce(root/<sha256>) is called before that place comes to be. Nothing half-written stays behind, whatever
+    happens. Raises the DatasetErrors, StorageFull, and what `checkpoint` raises.
     """
-    raw_rows, checks, digest = open_rows(source, format), _Checks(), hashlib.sha256(HASH_PREFIX)
+    raw_rows, checks = open_rows(source, format, limits), _Checks(limits)
+    digest = hashlib.sha256(HASH_PREFIX)
 
     def examples() -> Iterator[Example]:
         report = _reporter(checkpoint, raw_rows.total, raw_rows.unit)
-        for raw in raw_rows.rows:
-            example = checks.admit(raw)
+        for raw, example in admitted(raw_rows.rows, checks.admit, checks.skip):
             digest.update(canonical_bytes(example))
             yield example
             report(raw.done)
 
     with _scratch(root) as scratch:
-        rows = _write(scratch / ROWS_FILE, examples())
+        rows = _write(scratch / ROWS_FILE, examples(), limits)
         if not rows:
             raise EmptyDataset(f"The {raw_rows.format.upper()} file holds no rows.")
+        announce(root / digest.hexdigest())
         _publish(scratch, root / digest.hexdigest())
     return DatasetInfo(digest.hexdigest(), rows, raw_rows.format, checks.warnings())
 
@@ -123,13 +149,14 @@ def _scratch(root: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write(path: Path, examples: Iterator[Example]) -> int:
+def _write(path: Path, examples: Iterator[Example], limits: DatasetLimits) -> int:
     rows = 0
     with path.open("wb") as sink:
         with pa.ipc.new_file(sink, SCHEMA) as writer:
             for batch in _batches(examples):
                 writer.write_batch(to_batch(batch))
                 rows += len(batch)
+                limits.check_written(sink.tell(), path.parent)
         sink.flush()
         os.fsync(sink.fileno())
     return rows

@@ -37,6 +37,10 @@ class Measured:
         return Measured(self.kept_MN[list(subsets)], self.outcome_QMR[np.ix_(queries, subsets)])
 
     @property
+    def subsets(self) -> int:
+        return self.outcome_QMR.shape[1]
+
+    @property
     def ceiling(self) -> float | None:
         """What a perfect method could reach. One seed tells nothing of how far seeds agree."""
         seeds = self.outcome_QMR.shape[2]
@@ -107,17 +111,25 @@ def minus_twins(own: Scored, twins: Sequence[Scored], bench: Bench, question: Qu
     return {twin.name: measured.minus(own.scores_QN[test], twin.scores_QN[test]) for twin in twins}
 
 
-def tuned(methods: Sequence[Scored], bench: Bench, question: Question) -> Tuned | None:
-    """The best of `methods` on the tuning queries and subsets; the first of equals. None where nothing tunes."""
+def tuned(own: Scored, candidates: Sequence[Scored], bench: Bench, question: Question) -> Tuned | None:
+    """What `auto` takes, judged on the tuning queries and subsets: the best candidate if it is better than the index's
+    own beyond what chance explains (the paired interval lies above 0), else the index's own. None where nothing tunes.
+    """
     measured, chosen = bench.tuning(question), list(bench.queries.tuning)
-    if len(methods) < 2 or not measured.outcome_QMR.size:
+    if not candidates or not measured.outcome_QMR.size:
         return None
-    found = {method.name: measured.lds(method.scores_QN[chosen]).value for method in methods}
+    found = {method.name: measured.lds(method.scores_QN[chosen]).value for method in (own, *candidates)}
     known = {name: value for name, value in found.items() if value is not None}
     if not known:
         return None
+    over_own = {c.name: measured.minus(c.scores_QN[chosen], own.scores_QN[chosen]) for c in candidates}
     best = max(known, key=lambda name: known[name])
-    return Tuned(best, found, len(chosen), measured.outcome_QMR.shape[1])
+    kept = own.name in known and not _beyond_chance(over_own.get(best))
+    return Tuned(own.name if kept else best, found, len(chosen), measured.subsets, over_own)
+
+
+def _beyond_chance(over_own: Compared | None) -> bool:
+    return over_own is not None and over_own.low is not None and over_own.low > 0
 
 
 def leave_out_evidence(top_QR: np.ndarray, random_QRK: np.ndarray, config: EvaluationConfig) -> LeaveOutEvidence | None:

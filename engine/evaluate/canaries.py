@@ -34,6 +34,7 @@ from engine.config import IndexConfig, ModelConfig, Recipe, fingerprint
 from engine.dataset import Dataset, example_text, example_to_row, open_dataset, store_dataset
 from engine.durable import write_durably
 from engine.errors import InputError, NonFiniteGradient
+from engine.evaluate.integrity import is_whole_zip
 from engine.evaluate.retrieval import over_queries, recall_at, reciprocal_rank
 from engine.evaluate.scorecard import CONTROLS, SHUFFLED, EvaluationConfig, EvaluationQuery
 from engine.evaluate.scored import Scorer
@@ -204,7 +205,7 @@ def canary_scores(scorer: Scorer, study: Study, config: EvaluationConfig) -> Can
     if trouble := _unreadable(scorer, canaries):
         return CanaryScores(relevant_QN, trouble=trouble)
     run = _CanaryRun(scorer, study, canaries, config.seed)
-    if not run.file.exists():
+    if not is_whole_zip(run.file):
         try:
             found = run.make(relevant_QN)
         except NonFiniteGradient as error:

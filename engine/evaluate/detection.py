@@ -20,16 +20,25 @@ from engine.evaluate.scored import Scored
 def detection(methods: Sequence[MethodEvidence], evidence: Evidence, dataset: Dataset) -> tuple[MethodEvidence, ...]:
     """The methods with their detection metrics; unchanged where neither queries nor config name any tags, and no
     canaries were planted."""
-    tags = [example.tags for example in dataset]
-    known = [q for q, asked in enumerate(evidence.queries) if asked.relevant]
-    relevant_QN = np.array([[_has(row, evidence.queries[q].relevant) for row in tags] for q in known], bool)
-    wrong_N = np.array([_has(row, evidence.config.mislabelled) for row in tags], bool)
-    if not evidence.config.mislabelled:
-        wrong_N[:] = False
+    known, relevant_QN = relevant_rows(evidence, dataset)
+    wrong_N = wrong_rows(evidence, dataset)
     return tuple(
         replace(method, detection=_metrics(scored, known, relevant_QN, wrong_N) | _of_canaries(scored, evidence))
         for method, scored in zip(methods, evidence.scores.all, strict=True)
     )
+
+
+def relevant_rows(evidence: Evidence, dataset: Dataset) -> tuple[list[int], np.ndarray]:
+    """The queries of which is known which rows teach the answer, and those rows: bool [Q, N]."""
+    known = [q for q, asked in enumerate(evidence.queries) if asked.relevant]
+    tags = [example.tags for example in dataset] if known else []
+    return known, np.array([[_has(row, evidence.queries[q].relevant) for row in tags] for q in known], bool)
+
+
+def wrong_rows(evidence: Evidence, dataset: Dataset) -> np.ndarray:
+    """bool [N]: the rows known to be wrong."""
+    wrong = evidence.config.mislabelled
+    return np.array([bool(wrong) and _has(example.tags, wrong) for example in dataset], bool)
 
 
 def _metrics(

@@ -26,6 +26,7 @@ from engine.dataset import Dataset
 from engine.evaluate.canaries import canaries_wanted, canary_scores
 from engine.evaluate.conclude import scorecard_of
 from engine.evaluate.evidence import Evidence, Scores
+from engine.evaluate.figures import write_figures
 from engine.evaluate.requirements import check_config, training_of
 from engine.evaluate.retrainings import Outcomes, Retrainings, full, left_out
 from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard
@@ -65,6 +66,7 @@ def evaluate(
     canaries = canary_scores(scorer, study, config) if canaries_wanted(config, queries) else None
     evidence = Evidence(config, queries, plan, scores, outcomes, asked, falls, canaries)
     evidence.save(work)
+    write_figures(evidence, dataset, work)
     return scorecard_of(evidence, scorer, len(variants), time.perf_counter() - started)
 
 
@@ -134,9 +136,11 @@ def _recorded_order(
 
 
 def _asked(config: EvaluationConfig, queries: int) -> list[int]:
-    """The queries whose top rows are left out: spread evenly over the list."""
-    count = min(config.leave_out_queries, queries)
-    return [round(place) for place in np.linspace(0, queries - 1, count)] if count else []
+    """The queries whose top rows are left out: spread evenly over the list, and among them those of any smaller count,
+    so that a larger evaluation takes over what a smaller one retrained (van der Corput's sequence)."""
+    bits = max(1, (queries - 1).bit_length())
+    places = (int(f"{number:0{bits}b}"[::-1], 2) * queries >> bits for number in range(2**bits))
+    return sorted(list(dict.fromkeys(places))[: config.leave_out_queries])
 
 
 def _any_rows_left_out(plan: Retrainings, queries: int) -> list[Variant]:

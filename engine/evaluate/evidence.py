@@ -89,8 +89,8 @@ class Evidence:
         return tuple(self._method(scored) for scored in self.scores.all)
 
     def tuned(self) -> dict[Question, Tuned]:
-        choices = [self.scores.own, *self.scores.candidates]
-        found: dict[Question, Tuned | None] = {q: tuned(choices, self.bench, q) for q in QUESTIONS}
+        own, candidates = self.scores.own, self.scores.candidates
+        found: dict[Question, Tuned | None] = {q: tuned(own, candidates, self.bench, q) for q in QUESTIONS}
         return {question: choice for question, choice in found.items() if choice is not None}
 
     @cached_property

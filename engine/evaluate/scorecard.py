@@ -28,6 +28,7 @@ CONTROLS = ("bm25", "repsim", "length", "random")
 SHUFFLED, RANDOMISED = "shuffled ids", "randomised weights"
 
 VERSION = 1
+FIGURES_FILE = "figures.json"  # beside it: what its charts show (engine/evaluate/figures.py)
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,17 @@ class MethodEvidence:
 
 @dataclass(frozen=True)
 class Tuned:
-    """How `auto` was chosen for a question: LDS of every candidate on the tuning queries and subsets alone."""
+    """How `auto` was chosen for a question: LDS of every choice on the tuning queries and subsets alone.
+
+    over_own: candidate's name → its LDS minus that of the index's own method, there. Where the best candidate is not
+    better beyond what chance explains, the index's own stays.
+    """
 
     chosen: str
     tuning_lds: dict[str, float | None]
     queries: int
     subsets: int
+    over_own: dict[str, Compared] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

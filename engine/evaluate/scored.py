@@ -23,6 +23,7 @@ from engine.dataset import Dataset
 from engine.durable import write_durably
 from engine.ensemble import self_influence
 from engine.errors import EngineError
+from engine.evaluate.integrity import is_whole_zip
 from engine.evaluate.scorecard import CONTROLS, RANDOMISED, SHUFFLED, Candidate, Role
 from engine.hits import has_self_scores
 from engine.loaded import LoadedModel
@@ -167,7 +168,7 @@ class Scorer:
     ) -> Scored:
         key = fingerprint("scores", name, method, options, self.revision, [vars(query) for query in self.queries])
         file = self.work / "scores" / f"{key[:24]}.npz"
-        if not file.exists():
+        if not is_whole_zip(file):
             scores_QN, self_N = make()
             file.parent.mkdir(parents=True, exist_ok=True)
             selves = np.zeros(0) if self_N is None else self_N

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -32,6 +33,17 @@ Normalize = Literal["none", "cosine"]
 @dataclass(frozen=True)
 class NoOptions:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+@cache
+def _adapter(options: type[Any]) -> TypeAdapter[Any]:
+    """Kept: making one takes a hundred times as long as using it, and every answer that is shown uses two."""
+    return TypeAdapter(options)
+
+
+@cache
+def _schema(options: type[Any]) -> dict[str, Any]:
+    return _adapter(options).json_schema()
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Method:
             additive=self.additive,
             needs=self.needs,
             cost=self.cost,
-            options=TypeAdapter(self.options).json_schema(),
+            options=_schema(self.options),
             source=self.source,
         )
 
@@ -72,7 +84,7 @@ class Method:
                     _unknown(f"option of method {self.name!r}", name, known), pointer=f"/options/{name}"
                 )
         try:
-            return TypeAdapter(self.options).validate_python(options)
+            return _adapter(self.options).validate_python(options)
         except ValidationError as error:
             first = error.errors()[0]
             where = "/".join(str(part) for part in first["loc"])
