@@ -1,1 +1,1 @@
-"""The page at /ui: choose an index, ask, read the answer. Rendered on the server; htmx swaps the answer in."""
+"""The pages at /ui, rendered on the server; htmx swaps parts in. `router` has them all."""

@@ -1,0 +1,1 @@
+"""Pages about what the service does: jobs, API keys, the audit log, status."""

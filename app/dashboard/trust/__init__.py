@@ -1,0 +1,1 @@
+"""Pages about trust: scorecards, what is behind them, and how one is made."""
