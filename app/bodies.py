@@ -95,13 +95,17 @@ class Problem(BaseModel):
 
 _MEANINGS = {
     400: "The body cannot be read",
-    403: "Not allowed",
+    401: "No API key, or one that does not hold",
+    403: "The key lacks the scope",
     404: "No such resource",
+    408: "The body did not come in time",
     409: "The state of things forbids it",
+    412: "It has changed since the caller saw it",
     413: "The body is too large",
     415: "The body is of a kind that this route does not take",
     422: "The request asks for something impossible",
-    429: "Too many queries are waiting; see Retry-After",
+    429: "Too much at once; see Retry-After",
+    500: "What is stored is damaged",
     503: "The engine or the database is not available",
     507: "The disk is full",
 }

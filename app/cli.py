@@ -12,16 +12,18 @@ from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from app import __version__
-from app.commands import datasets, indexes, jobs, models
+from app.commands import aliases, batches, datasets, indexes, jobs, keys, models
 from app.commands.ask import ask
+from app.commands.backup import backup, restore
 from app.commands.console import fail
+from app.commands.doctor import doctor
 from app.commands.evaluate import evaluate
 from app.commands.methods import methods
 from app.commands.score import score
 from app.commands.serve import CannotListen, demo, migrate, serve
 from app.commands.train import train
-from app.errors import AppError, problem_of
-from app.homelock import HomeInUse
+from app.errors import AppError, Unavailable, problem_of, recognised
+from app.homelock import HomeUnusable
 from engine.errors import EngineError, InvalidOption, UnknownMethod
 from whence_client import Problem, WhenceError
 
@@ -34,12 +36,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, migrate, train, evaluate, ask, score, methods):
+for command in (serve, demo, migrate, train, evaluate, ask, score, methods, doctor, backup, restore):
     app.command()(command)
 app.add_typer(models.app, name="model")
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(indexes.app, name="index")
+app.add_typer(aliases.app, name="aliases")
+app.add_typer(batches.app, name="batches")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
+    named = recognised(error)
+    if type(named) is not Unavailable:  # what a database that is away says of itself says more
+        error = named
     if isinstance(error, (EngineError, AppError)):
         return str(Problem.model_validate(problem_of(error)))
     if isinstance(error, TyperException):
@@ -84,7 +92,7 @@ def _message(error: Exception) -> str:
         first = error.errors(include_url=False)[0]
         where = "_".join(str(part) for part in first["loc"]).upper()
         return f"Invalid setting {f'WHENCE_{where}' if where else ''}: {first['msg']}"
-    if isinstance(error, (WhenceError, HomeInUse, CannotListen)):
+    if isinstance(error, (WhenceError, HomeUnusable, CannotListen)):
         return str(error)
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)

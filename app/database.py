@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, create_engine, event, func, select, tuple_
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.errors import NotFound
@@ -17,7 +18,9 @@ from app.tables.base import Base, Listed
 
 SQLITE_BUSY_SECONDS = 30
 # More than the 40 threads that serve requests, plus the job threads: a request never waits for a connection.
-POOL: dict[str, Any] = {"pool_size": 10, "max_overflow": 50}
+POOL_SIZE, POOL_OVERFLOW = 10, 50
+# hide_parameters: errors are logged, and their messages would quote the prompts and rows of the statement.
+OPTIONS: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "hide_parameters": True}
 
 
 class Database:
@@ -27,9 +30,13 @@ class Database:
     cannot upgrade, and synchronous=FULL makes an acknowledged write survive kill -9 and power loss.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, look_only: bool = False) -> None:
+        """look_only: an SQLite file that no server has open is read as it lies there, without lock or journal: for a
+        disk that is full or read-only, where SQLite cannot make what it otherwise needs beside the file."""
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url, pool_pre_ping=True, **POOL)
+        if self.is_sqlite and look_only:
+            url = f"sqlite:///file:{quote(make_url(url).database or '')}?immutable=1&uri=true"
+        self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url, pool_pre_ping=True, **OPTIONS)
         self.write_engine = self.engine.execution_options(whence_write=True)
         self.readers = sessionmaker(self.engine, expire_on_commit=False)
         self.writers = sessionmaker(self.write_engine, expire_on_commit=False)
@@ -49,7 +56,7 @@ class Database:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}, **POOL)
+    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}, **OPTIONS)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
@@ -64,7 +71,30 @@ def _sqlite_engine(url: str) -> Engine:
         writes = connection.get_execution_options().get("whence_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    _forget_read_only(engine)
     return engine
+
+
+def _forget_read_only(engine: Engine) -> None:
+    """What SQLite opened while the disk was read-only stays so, and is shared by all connections of the process. So
+    after each refusal they are closed, those in use as soon as they are not: the next one finds the disk as it is."""
+    era = 0
+
+    @event.listens_for(engine, "connect")
+    def _opened(_connection: Any, record: Any) -> None:
+        record.info["era"] = era
+
+    @event.listens_for(engine, "checkin")
+    def _returned(_connection: Any, record: Any) -> None:
+        if record.info.get("era") != era:
+            record.invalidate()
+
+    @event.listens_for(engine, "handle_error")
+    def _refused(context: ExceptionContext) -> None:
+        nonlocal era
+        if getattr(context.original_exception, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
+            era += 1
+            engine.dispose()
 
 
 Row = TypeVar("Row", bound=Listed)
@@ -94,6 +124,10 @@ class Repository(Generic[Row]):
         if row is None:
             raise NotFound(f"There is no {self.noun} '{row_id[:60]}'.")
         return row
+
+    def some(self, row_ids: Collection[str]) -> dict[str, Row]:
+        """Those of these that exist, by id."""
+        return {row.id: row for row in self.session.scalars(self.rows(self.table.id.in_(set(row_ids))))}
 
     def first(self, *where: ColumnElement[bool]) -> Row | None:
         """The newest row."""

@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from app.database import Database
 from app.pagination import PageRequest, page_request
+from app.principal import Principal
 from app.settings import Settings
-from app.tables.base import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from app.engine_client import EngineClient
-    from app.telemetry import Metrics
+    from app.keys.service import KeyRing
+    from app.telemetry import Metrics, Traces
     from app.worker import Worker
 
 
@@ -31,6 +32,8 @@ class Services:
     engine: EngineClient
     worker: Worker
     metrics: Metrics
+    keys: KeyRing
+    traces: Traces
     closing: threading.Event = field(default_factory=threading.Event)  # set first of all when the server stops
     started_at: float = field(default_factory=time.monotonic)
 
@@ -43,9 +46,14 @@ def services(request: Request) -> Services:
     return request.app.state.services
 
 
-def tenant_of(_request: Request) -> str:
+def principal_of(request: Request) -> Principal:
+    """Who asks: app.auth found out before the request came here."""
+    return request.state.principal
+
+
+def tenant_of(request: Request) -> str:
     """Whose rows this request sees."""
-    return DEFAULT_TENANT
+    return principal_of(request).tenant
 
 
 def read_session(services: Annotated[Services, Depends(services)]) -> Iterator[Session]:
@@ -59,6 +67,7 @@ def write_session(services: Annotated[Services, Depends(services)]) -> Iterator[
 
 
 ServicesDep = Annotated[Services, Depends(services)]
+Asker = Annotated[Principal, Depends(principal_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 Paging = Annotated[PageRequest, Depends(page_request)]
 # scope="function": the commit happens before the response is sent, so an answer means it is on disk.

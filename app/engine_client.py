@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from engine.causal.recipe import FoundRecipe
 from engine.config import IndexConfig, ModelConfig
-from engine.dataset import open_dataset
+from engine.dataset import RowFilter, open_dataset
 from engine.errors import EngineUnavailable
 from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard
 from engine.methods.specs import method_specs
@@ -19,6 +19,7 @@ from engine.types import (
     AskOptions,
     Attribution,
     CheckpointFn,
+    Generated,
     IndexEstimate,
     IndexInfo,
     MethodSpec,
@@ -34,12 +35,15 @@ Order = Literal["desc", "asc"]
 
 
 class EngineClient(Protocol):
-    """All calls block and raise `engine.errors`, except `submit_attribution`, which never waits.
+    """All calls block and raise `engine.errors`, except `submit_attribution` and `submit_generation`, which never wait.
 
     build_index resumes by itself what an earlier attempt left in `index_dir`.
     find_recipe looks beside the model's files and opens none that does not lie below `roots`.
-    submit_attribution raises QueueFull at once when the bounded queue has no place.
+    submit_attribution raises QueueFull at once when the bounded queue has no place; `group`: who shares that queue
+    with the others (a tenant). submit_generation stands in the same queue; it gives the text that asking with the same
+    `generate` explains.
     evaluate goes on with what an earlier attempt left in `work_dir`.
+    check_index opens every file of a finished index that came from elsewhere; raises CorruptIndex and its kin.
     """
 
     def methods(self) -> list[MethodSpec]: ...
@@ -54,12 +58,26 @@ class EngineClient(Protocol):
         self, model: ModelConfig, dataset_dir: Path, config: IndexConfig, index_dir: Path, checkpoint: CheckpointFn
     ) -> IndexInfo: ...
 
+    def check_index(self, index_dir: Path, *, sketched: bool) -> IndexInfo: ...
+
     def submit_attribution(
-        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
+        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions, group: str = ""
     ) -> Future[Attribution]: ...
 
+    def submit_generation(self, model: ModelConfig, query: Query, group: str = "") -> Future[Generated]: ...
+
     def self_influence(
-        self, dataset_dir: Path, index_dir: Path, order: Order, limit: int, start: int = 0
+        self,
+        dataset_dir: Path,
+        index_dir: Path,
+        order: Order,
+        limit: int,
+        start: int = 0,
+        wanted: RowFilter | None = None,
+    ) -> list[SelfInfluence]: ...
+
+    def self_influence_of(
+        self, dataset_dir: Path, index_dir: Path, positions: Sequence[int]
     ) -> list[SelfInfluence]: ...
 
     def evaluate(
@@ -91,8 +109,16 @@ class EngineClient(Protocol):
 class LocalEngine:
     """The engine in this process. Its lane (torch, the device, the models) starts with the first use."""
 
-    def __init__(self, *, device: str = "auto", threads: int | None = None, max_queue: int = 64) -> None:
-        self._device, self._threads, self._max_queue = device, threads, max_queue
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        max_queue: int = 64,
+        max_queue_per_group: int | None = None,
+    ) -> None:
+        self._device, self._threads = device, threads
+        self._max_queue, self._max_queue_per_group = max_queue, max_queue_per_group
         self._lane: Lane | None = None
         self._starting = Lock()
 
@@ -118,15 +144,35 @@ class LocalEngine:
     ) -> IndexInfo:
         return self._started().build_index(model, dataset_dir, config, index_dir, checkpoint)
 
+    def check_index(self, index_dir: Path, *, sketched: bool) -> IndexInfo:
+        """Files only: it neither starts nor waits for the lane."""
+        try:
+            from engine.imported import check_imported
+        except ImportError as error:
+            raise _not_installed(error) from error
+        return check_imported(index_dir, sketched=sketched)
+
     def submit_attribution(
-        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
+        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions, group: str = ""
     ) -> Future[Attribution]:
-        return self._started().submit_attribution(model, dataset_dir, index_dir, query, ask)
+        return self._started().submit_attribution(model, dataset_dir, index_dir, query, ask, group)
+
+    def submit_generation(self, model: ModelConfig, query: Query, group: str = "") -> Future[Generated]:
+        return self._started().submit_generation(model, query, group)
 
     def self_influence(
-        self, dataset_dir: Path, index_dir: Path, order: Order, limit: int, start: int = 0
+        self,
+        dataset_dir: Path,
+        index_dir: Path,
+        order: Order,
+        limit: int,
+        start: int = 0,
+        wanted: RowFilter | None = None,
     ) -> list[SelfInfluence]:
-        return self._started().self_influence(dataset_dir, index_dir, order, limit, start)
+        return self._started().self_influence(dataset_dir, index_dir, order, limit, start, wanted)
+
+    def self_influence_of(self, dataset_dir: Path, index_dir: Path, positions: Sequence[int]) -> list[SelfInfluence]:
+        return self._started().self_influence_of(dataset_dir, index_dir, positions)
 
     def evaluate(
         self,
@@ -180,7 +226,12 @@ class LocalEngine:
             from engine.lane import Lane
         except ImportError as error:
             raise _not_installed(error) from error
-        return Lane(device=self._device, threads=self._threads, max_queue=self._max_queue)
+        return Lane(
+            device=self._device,
+            threads=self._threads,
+            max_queue=self._max_queue,
+            max_queue_per_group=self._max_queue_per_group,
+        )
 
 
 def _evaluation() -> ModuleType:

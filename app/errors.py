@@ -9,17 +9,20 @@ AppError
 │   ├── BadCursor         422
 │   └── PathOutsideRoots  422
 ├── PayloadTooLarge       413
+├── FilesDamaged          500  what is stored cannot be read any more
 ├── InsufficientStorage   507
 └── Unavailable           503  the database is away or not migrated
+    └── ReadOnlyStorage   503  nothing can be written; what is there can be read
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from engine import errors as engine
@@ -102,6 +105,11 @@ class PayloadTooLarge(AppError):
     remedy = "Send less at once; GET /v1/limits shows the limits."
 
 
+class FilesDamaged(AppError):
+    status, code, title = 500, "files-damaged", "Files damaged"
+    remedy = "Run `whence doctor`: it names what is damaged, and says what to do."
+
+
 class InsufficientStorage(AppError):
     status, code, title = 507, "storage-full", "Disk full"
     remedy = "Free space under WHENCE_HOME and send the request again."
@@ -112,15 +120,22 @@ class Unavailable(AppError):
     remedy = "Try again shortly; GET /readyz says what is missing."
 
 
+class ReadOnlyStorage(Unavailable):
+    code, title = "storage-read-only", "Storage is read-only"
+    remedy = "Make the disk of WHENCE_HOME writable again (`mount` and `dmesg` say why it is not); reads go on."
+
+
 # The one table: a class not listed has its nearest listed ancestor's status.
 ENGINE_STATUS: dict[type[engine.EngineError], int] = {
     engine.EngineError: 500,
     engine.InputError: 422,
+    engine.DatasetTooLarge: 413,
     engine.MethodNotServed: 409,
     engine.FingerprintMismatch: 409,
     engine.NonFiniteGradient: 422,
     engine.IndexUnavailable: 409,
     engine.CorruptIndex: 500,
+    engine.CorruptDataset: 500,
     engine.StorageFull: 507,
     engine.QueueFull: 429,
     engine.EngineUnavailable: 503,
@@ -138,7 +153,7 @@ def problem_of(error: BaseException) -> dict[str, Any]:
 
     An exception that is neither ours nor the engine's says nothing of its inside: it is logged.
     """
-    error = _known(error)
+    error = recognised(error)
     if isinstance(error, engine.EngineError):
         errors = (FieldError(error.pointer, error.detail),) if error.pointer else ()
         return problem(error.code, error.title, engine_status(error), error.detail, error.remedy, errors, error.context)
@@ -148,15 +163,33 @@ def problem_of(error: BaseException) -> dict[str, Any]:
     return problem(AppError.code, AppError.title, AppError.status, detail, AppError.remedy)
 
 
-def _known(error: BaseException) -> BaseException:
-    """A full disk and a database that is away arrive as foreign exceptions; they have names here."""
+def recognised(error: BaseException) -> BaseException:
+    """Disks that are full or read-only, and a database that is away or damaged, arrive as foreign exceptions; they have
+    names here."""
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return engine.StorageFull("There is no space left on the device.")
-    if isinstance(error, OperationalError) and "disk is full" in str(error.orig):
-        return InsufficientStorage("The database has no space left on its device.")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return ReadOnlyStorage("The disk that holds WHENCE_HOME is read-only.")
+    if isinstance(error, DatabaseError) and (named := _of_sqlite(error)):
+        return named
     if isinstance(error, (OperationalError, PoolTimeout)):
         return Unavailable("The database does not answer.")
     return error
+
+
+def _of_sqlite(error: DatabaseError) -> AppError | None:
+    """By SQLite's own name of the error: its messages say less (a full disk may be a "disk I/O error")."""
+    name = getattr(error.orig, "sqlite_errorname", "")
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE") or "disk is full" in str(error.orig):
+        return InsufficientStorage("The database has no space left on its device.")
+    if name.startswith("SQLITE_READONLY"):
+        return ReadOnlyStorage("The disk that holds the database is read-only.")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return FilesDamaged(f"The database file is damaged: {error.orig}.")
+    if name.startswith("SQLITE_IOERR"):
+        remedy = "See what is wrong with the disk of WHENCE_HOME (`dmesg`, `df`, `mount`)."
+        return Unavailable(f"The database cannot be read or written: {error.orig}.", remedy=remedy)
+    return None
 
 
 def problem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from app.attributions import working
+from app.batches import service as batches
 from app.datasets import service as datasets
 from app.dependencies import Services
 from app.evaluations import running
@@ -14,6 +15,7 @@ from app.jobs.contract import Handler
 
 def handlers_of(services: Services) -> dict[str, Handler]:
     return {
+        batches.BATCH: Handler(partial(batches.run_batch, services), partial(batches.follow_batch, services)),
         building.BUILD: Handler(partial(building.run_build, services), partial(building.follow_build, services)),
         datasets.LOAD: Handler(partial(datasets.run_load, services), partial(datasets.follow_load, services)),
         running.EVALUATE: Handler(

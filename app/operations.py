@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import __version__
+from app.attributions.schemas import MAX_NEW_TOKENS
 from app.bodies import problems
-from app.database import Database
 from app.dependencies import Services, ServicesDep, uptime_s
 from app.errors import Unavailable
+from app.evaluations.schemas import MAX_QUESTIONS
+from app.models.schemas import MAX_CHECKPOINTS
 from app.pagination import MAX_LIMIT
 from app.schema import is_at_head
-from app.tables import JobRow
+from app.telemetry.facts import Facts
+from app.telemetry.status import Status, status_of
+from app.telemetry.watched import Watched
 
 router = APIRouter(tags=["operations"])
 
@@ -32,26 +33,40 @@ class Ready(BaseModel):
     checks: dict[str, str]
 
 
-class Status(BaseModel):
-    """`engine`: device, queue_depth, max_queue, models_loaded, batches. `jobs`: how many in each state."""
-
-    version: str
-    uptime_s: float
-    database: Literal["sqlite", "postgresql"]
-    disk_free_bytes: int
-    jobs: dict[str, int]
-    engine: dict[str, Any]
-
-
 class Limits(BaseModel):
+    """What each one means, and the status of what is beyond it: app/settings.py. `rate_per_minute` 0: any number."""
+
+    rate_per_minute: int
+    rate_burst: int
+    max_queue: int
+    max_queue_per_tenant: int
+    max_jobs_per_tenant: int
     max_body_bytes: int
+    max_body_idle_seconds: float
     max_upload_bytes: int
     max_inline_rows_bytes: int
+    max_dataset_rows: int
+    max_dataset_bytes: int
+    max_row_bytes: int
+    min_free_bytes: int
+    max_query_chars: int
+    max_queries: int
+    max_new_tokens: int
+    max_batch_lines: int
     max_top_k: int
-    max_queue: int
+    max_checkpoints: int
+    max_evaluation_queries: int
     max_wait_seconds: float
     max_page: int
     idempotency_hours: float
+
+
+_FIXED_LIMITS = {
+    "max_page": MAX_LIMIT,
+    "max_checkpoints": MAX_CHECKPOINTS,
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "max_evaluation_queries": MAX_QUESTIONS,
+}
 
 
 @router.get("/livez", operation_id="livez", summary="The process answers")
@@ -87,36 +102,24 @@ def metrics(services: ServicesDep) -> Response:
 
 @router.get("/v1/status", operation_id="get_status", summary="What this server is doing", responses=problems(503))
 def status(services: ServicesDep) -> Status:
-    return Status(
-        version=__version__,
-        uptime_s=uptime_s(services),
-        database="sqlite" if services.database.is_sqlite else "postgresql",
-        disk_free_bytes=shutil.disk_usage(services.settings.home).free,
-        jobs=jobs_by_state(services.database),
-        engine=services.engine.status(),
-    )
+    return status_of(facts_of(services), uptime_s(services))
 
 
 @router.get("/v1/limits", operation_id="get_limits", summary="Every limit in force")
 async def limits(services: ServicesDep) -> Limits:
-    return Limits.model_validate(services.settings.model_dump() | {"max_page": MAX_LIMIT})
+    return limits_of(services)
 
 
-def jobs_by_state(database: Database) -> dict[str, int]:
-    """Over all tenants: this is about the server, not about anyone's jobs."""
-    with database.read() as session:
-        counted = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
-        return {row[0]: row[1] for row in counted}
+def limits_of(services: Services) -> Limits:
+    settings = services.settings
+    per_tenant = {"max_queue_per_tenant": settings.max_queue_per_tenant or settings.max_queue}
+    return Limits.model_validate(settings.model_dump() | per_tenant | _FIXED_LIMITS)
+
+
+def facts_of(services: Services) -> Facts:
+    return Facts(services.database, services.worker, services.engine.status, services.settings.home)
 
 
 def watch(services: Services) -> None:
-    """Gauges of /metrics that are read when it is."""
-    services.metrics.watch(lambda: _jobs_or_nothing(services.database), services.engine.status)
-
-
-def _jobs_or_nothing(database: Database) -> dict[str, int]:
-    """/metrics answers while the database is away: that is when it is needed."""
-    try:
-        return jobs_by_state(database)
-    except SQLAlchemyError:
-        return {}
+    """Figures of /metrics that are looked up when it is read."""
+    services.metrics.registry.register(Watched(facts_of(services), services.metrics.builds))

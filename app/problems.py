@@ -1,4 +1,4 @@
-"""How exceptions leave over HTTP: RFC 9457 `application/problem+json`, always, with the request id."""
+"""How exceptions leave over HTTP: RFC 9457 `application/problem+json` with the request id; below /ui, a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
+from app.dashboard.pages import is_page, problem_page
 from app.errors import AppError, FieldError, PayloadTooLarge, problem, problem_of
 from engine.errors import EngineError, QueueFull
 
@@ -28,10 +30,12 @@ class ProblemResponse(Response):
         return json.dumps(content, ensure_ascii=False, default=str).encode(errors="replace")
 
 
-def problem_response(
-    body: dict[str, Any], *, instance: str, request_id: str | None, headers: Mapping[str, str] | None = None
-) -> ProblemResponse:
-    body = body | {"instance": instance, "request_id": request_id}
+def problem_response(scope: Scope, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """The refusal of a request; a page where a person sees it."""
+    request = Request(scope)
+    if is_page(request.url.path):
+        return problem_page(body, request, headers)
+    body = body | {"instance": request.url.path, "request_id": scope["state"].get("request_id")}
     return ProblemResponse(body, status_code=body["status"], headers=dict(headers or {}))
 
 
@@ -43,8 +47,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def _respond(request: Request, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    request_id = getattr(request.state, "request_id", None)
-    return problem_response(body, instance=request.url.path, request_id=request_id, headers=headers)
+    return problem_response(request.scope, body, headers)
 
 
 async def _app_error(request: Request, error: Exception) -> Response:
@@ -84,6 +87,7 @@ _REMEDIES = {
     400: "Check that the body is what its Content-Type says.",
     404: "Check the path; /docs lists every route.",
     405: "Check the method; the Allow header lists those this path takes.",
+    408: "Send the body without long pauses; GET /v1/limits shows how long they may be.",
 }
 
 

@@ -14,13 +14,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, text
 
 from app.database import Database
+from app.errors import Conflict
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
 _MIGRATION_LOCK = 0x5748454E4345  # any number all servers of one PostgreSQL agree on
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Brings the database to `revision`; does nothing when it is there. All or nothing."""
+    """Brings the database to `revision`; does nothing when it is there. All or nothing. Raises Conflict: see below."""
+    require_known(database)
     with _migrating(database) as connection:
         command.upgrade(_config(connection), revision)
 
@@ -42,10 +44,25 @@ def head_revision() -> str:
     return head
 
 
+def knows_revision(revision: str) -> bool:
+    """False for one of a later version."""
+    return any(found.revision == revision for found in ScriptDirectory(str(SCRIPTS)).walk_revisions())
+
+
 def current_revision(database: Database) -> str | None:
     """None for a database that was never migrated."""
     with database.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def require_known(database: Database) -> None:
+    """Raises Conflict when a later version of Whence has migrated the database."""
+    revision = current_revision(database)
+    if revision is not None and not knows_revision(revision):
+        remedy = "Install that version again, or restore a backup that was made before it: whence restore."
+        raise Conflict(
+            f"The database has the tables of a later version of Whence (revision {revision}).", remedy=remedy
+        )
 
 
 def is_at_head(database: Database) -> bool:

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from sqlalchemy.exc import DatabaseError
 
+from app.database import Database
 from app.dependencies import Services
-from app.homelock import HomeLock
+from app.errors import recognised
+from app.homelock import HomeLock, require_writable
 from app.main import create_app
+from app.schema import upgrade
 from app.settings import Settings
 
 # Event streams end as soon as the server begins to stop; other open connections are waited for this long.
 GRACE_SECONDS = 5
+# The engine's thread gives the interpreter up at every tensor operation. While requests are refused by the dozen it
+# would wait 5 ms, Python's default, to get it back: at four times the capacity that cost a good part of the answers.
+SWITCH_SECONDS = 0.0005
 
 
 class Server(uvicorn.Server):
     """`Server(settings, on_listening=print).run()` serves until SIGINT or SIGTERM.
 
-    Raises HomeInUse (one line) when another process serves this home. `on_listening` is given the
-    address, e.g. http://127.0.0.1:8400, once requests are answered.
+    Raises HomeUnusable (another process serves this home; it cannot be written to) and AppError (the database is
+    damaged, the disk full), each told in one line. `on_listening` is given the address, e.g. http://127.0.0.1:8400,
+    once requests are answered.
     """
 
     def __init__(self, settings: Settings, on_listening: Callable[[str], None] | None = None) -> None:
-        _refuse_second_process(settings)
+        _prepare(settings)
         app = create_app(settings)
         self._services: Services = app.state.services
         self._on_listening = on_listening
+        sys.setswitchinterval(SWITCH_SECONDS)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -55,9 +65,24 @@ class Server(uvicorn.Server):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _refuse_second_process(settings: Settings) -> None:
+def _prepare(settings: Settings) -> None:
     """Before anything else starts: a failed start-up would say the same, but with a traceback."""
+    require_writable(settings.home)
     if settings.is_sqlite:
-        probe = HomeLock(settings.home)
-        probe.acquire()
-        probe.release()
+        lock = HomeLock(settings.home)
+        lock.acquire()
+        try:
+            _migrate(settings)
+        finally:
+            lock.release()
+
+
+def _migrate(settings: Settings) -> None:
+    """Raises AppError for a database that is damaged or that nothing can be written to."""
+    database = Database(settings.database)
+    try:
+        upgrade(database)
+    except DatabaseError as error:
+        raise recognised(error) from error
+    finally:
+        database.close()

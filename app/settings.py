@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -24,6 +24,16 @@ class Settings(BaseSettings):
         default="", description="SQLAlchemy URL (sqlite or postgresql). Empty: SQLite in `home`/whence.sqlite3."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="What digests of API keys are made with, 32 characters or more. Unset: a file in `home`. "
+        "Servers of one database need the same.",
+    )
+    without_keys: bool = Field(
+        default=False, description="Serve without API keys even where other machines can reach the address."
+    )
+    session_hours: float = Field(default=12.0, gt=0, description="How long a login at the page lasts.")
     port: int = Field(default=8400, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
     model_roots: Annotated[tuple[Path, ...] | None, NoDecode] = Field(
@@ -35,17 +45,57 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(
         default=None, ge=1, description="Torch threads. Unset: 1 on CPU (steady figures), torch's own choice elsewhere."
     )
-    max_queue: int = Field(default=64, ge=1, description="Queries waiting for the lane before 429 is answered.")
 
-    max_body_bytes: int = Field(default=8 << 20, ge=1024, description="Largest JSON body.")
-    max_upload_bytes: int = Field(default=2 << 30, ge=1024, description="Largest multipart upload (datasets).")
+    # Limits. What is beyond one is refused, with the status named here; GET /v1/limits shows those in force.
+    max_queue: int = Field(default=64, ge=1, description="Queries waiting for the lane (429).")
+    max_queue_per_tenant: int | None = Field(
+        default=None, ge=1, description="Those of one tenant (429). Unset: as many as `max_queue`."
+    )
+    rate_per_minute: int = Field(
+        default=6000,
+        ge=0,
+        description="Requests a minute that one API key, or without keys one address, may send steadily (429); "
+        "0: any number.",
+    )
+    rate_burst: int = Field(default=1000, ge=1, description="Requests that it may send at once (429).")
+    max_jobs_per_tenant: int = Field(
+        default=100, ge=1, description="Jobs of one tenant that are queued or running (429)."
+    )
+    max_body_bytes: int = Field(default=8 << 20, ge=1024, description="Largest JSON body (413).")
+    max_upload_bytes: int = Field(default=2 << 30, ge=1024, description="Largest multipart upload (413).")
+    max_body_idle_seconds: float = Field(
+        default=30.0, gt=0, description="Longest pause between two pieces of a body (408)."
+    )
     max_inline_rows_bytes: int = Field(
         default=16 << 20, ge=0, description="Datasets up to this size are loaded in the request (201); larger: a job."
     )
-    max_top_k: int = Field(default=1000, ge=1, description="Largest `top_k` of an attribution.")
+    max_dataset_rows: int = Field(default=2_000_000, ge=1, description="Rows of one dataset (413).")
+    max_dataset_bytes: int = Field(
+        default=8 << 30, ge=1024, description="What the rows of one dataset take on disk, uncompressed (413)."
+    )
+    max_row_bytes: int = Field(default=4 << 20, ge=1024, description="Largest row of a dataset (422).")
+    max_query_chars: int = Field(
+        default=500_000, ge=1, description="Characters of all texts of one query; of each one in a set (422)."
+    )
+    max_queries: int = Field(default=64, ge=1, le=64, description="Queries of one set (422).")
+    max_batch_lines: int = Field(default=100_000, ge=1, description="Questions in the file of one batch (413).")
+    max_top_k: int = Field(default=1000, ge=1, description="Largest `top_k` of an attribution (422).")
+    min_free_bytes: int = Field(
+        default=256 << 20, ge=0, description="Disk space that uploads and new jobs leave free (507)."
+    )
     max_wait_seconds: float = Field(default=300.0, gt=0, description="Longest a request waits for the lane.")
     idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered.")
 
+    batch_window: int = Field(
+        default=16,
+        ge=1,
+        description="Questions of one batch that are in the engine at once; half of its tenant's places at most.",
+    )
+    keep_days: float | None = Field(
+        default=None,
+        ge=0,
+        description="Answers, ended jobs and batches older than this are deleted. Unset or 0: kept for ever.",
+    )
     worker_threads: int = Field(
         default=2,
         ge=0,
@@ -61,6 +111,7 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "console"] = Field(default="console", description="One JSON object a line, or text.")
+    slow_request_seconds: float = Field(default=10.0, gt=0, description="A request that takes longer is a warning.")
 
     @field_validator("home", mode="after")
     @classmethod
@@ -128,6 +179,10 @@ class Settings(BaseSettings):
     @property
     def evaluations_dir(self) -> Path:
         return self.home / "evaluations"
+
+    @property
+    def batches_dir(self) -> Path:
+        return self.home / "batches"
 
     @property
     def uploads_dir(self) -> Path:

@@ -25,10 +25,12 @@ from app.jobs.events import JOBS_QUEUED, change_state
 from app.jobs.queue import Fence, JobQueue
 from app.settings import Settings
 from app.tables.job import JobRow
+from app.telemetry import Metrics, Traces
+from app.telemetry.attempts import WatchedAttempt, watched_attempt
 
 log = structlog.get_logger("whence.worker")
 
-LONG_KINDS = ("index.build", "evaluation.run")
+LONG_KINDS = ("index.build", "evaluation.run", "attribution.batch")
 STOP_SECONDS = 10.0
 ERROR_SECONDS = 5.0  # a database that is away, or not migrated yet, is not asked in a hurry
 
@@ -54,7 +56,10 @@ class News:
 class Worker:
     """`id` names this process in the jobs it holds."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, metrics: Metrics | None = None, traces: Traces | None = None
+    ) -> None:
+        self.metrics, self.traces = metrics or Metrics(), traces or Traces()
         self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.settings = settings
         self.database = database
@@ -131,19 +136,31 @@ class Worker:
             change_state(session, job, RUNNING)
         self.follow(session, job, None)
 
+    def busy(self) -> int:
+        """Jobs that this process runs now."""
+        return len(self._attempts)
+
     def _run(self, job: JobRow, future: Future[Any] | None) -> None:
-        attempt = Attempt(self.database, self.handlers[job.kind], job, lease=self.lease, future=future)
+        try:
+            with watched_attempt(self.metrics, self.traces, job) as watch:
+                attempt = self._attempt(job, future, watch)
+                try:
+                    attempt.run()
+                finally:
+                    watch.outcome = attempt.outcome
+        finally:
+            with self._lock:
+                self._attempts.pop(job.id, None)
+
+    def _attempt(self, job: JobRow, future: Future[Any] | None, watch: WatchedAttempt) -> Attempt:
+        """Known to the beat from here on; told at once when the server is stopping."""
+        handler = self.handlers[job.kind]
+        attempt = Attempt(self.database, handler, job, lease=self.lease, future=future, on_progress=watch.progress)
         with self._lock:
             self._attempts[job.id] = attempt
         if self._stopping.is_set():
             attempt.release()
-        with structlog.contextvars.bound_contextvars(job_id=job.id, kind=job.kind, attempt=job.attempt):
-            log.info("job started")
-            try:
-                attempt.run()
-            finally:
-                with self._lock:
-                    self._attempts.pop(job.id, None)
+        return attempt
 
     def _serve(self, excluding: Sequence[str]) -> None:
         while True:

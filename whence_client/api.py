@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from whence_client.endpoints import attributions, datasets, evaluations, indexes, jobs, models, service
+from whence_client.endpoints import aliases, attributions, datasets, evaluations, indexes, jobs, keys, models, service
 from whence_client.flow import Flow
 
 P = ParamSpec("P")
@@ -59,6 +59,7 @@ class Endpoint(Generic[P, T]):
 class Models(Group[Kind]):
     create = Endpoint(models.create)
     get = Endpoint(models.retrieve)
+    update = Endpoint(models.update)
     list = Endpoint(models.list_page)
     all = Endpoint(models.list_all)
     delete = Endpoint(models.delete)
@@ -68,6 +69,7 @@ class Datasets(Group[Kind]):
     upload = Endpoint(datasets.upload)
     register = Endpoint(datasets.register)
     get = Endpoint(datasets.retrieve)
+    update = Endpoint(datasets.update)
     list = Endpoint(datasets.list_page)
     all = Endpoint(datasets.list_all)
     delete = Endpoint(datasets.delete)
@@ -79,16 +81,29 @@ class Indexes(Group[Kind]):
     build = Endpoint(indexes.build)
     estimate = Endpoint(indexes.estimate)
     get = Endpoint(indexes.retrieve)
+    update = Endpoint(indexes.update)
     list = Endpoint(indexes.list_page)
     all = Endpoint(indexes.list_all)
     delete = Endpoint(indexes.delete)
     self_influence = Endpoint(indexes.self_influence)
+    export = Endpoint(indexes.export)
+    import_ = Endpoint(indexes.import_)
+
+
+class Aliases(Group[Kind]):
+    put = Endpoint(aliases.put)
+    get = Endpoint(aliases.retrieve)
+    list = Endpoint(aliases.list_page)
+    all = Endpoint(aliases.list_all)
+    delete = Endpoint(aliases.delete)
 
 
 class Evaluations(Group[Kind]):
     create = Endpoint(evaluations.create)
     estimate = Endpoint(evaluations.estimate)
     get = Endpoint(evaluations.retrieve)
+    figures = Endpoint(evaluations.figures)
+    update = Endpoint(evaluations.update)
     list = Endpoint(evaluations.list_page)
     all = Endpoint(evaluations.list_all)
     delete = Endpoint(evaluations.delete)
@@ -100,6 +115,12 @@ class Attributions(Group[Kind]):
     get = Endpoint(attributions.retrieve)
     list = Endpoint(attributions.list_page)
     delete = Endpoint(attributions.delete)
+    batch = Endpoint(attributions.batch)
+    get_batch = Endpoint(attributions.retrieve_batch)
+    list_batches = Endpoint(attributions.list_batches)
+    batch_results = Endpoint(attributions.batch_results)
+    save_batch_results = Endpoint(attributions.save_batch_results)
+    delete_batch = Endpoint(attributions.delete_batch)
 
 
 class Jobs(Group[Kind]):
@@ -113,6 +134,14 @@ class Jobs(Group[Kind]):
     wait = Endpoint(jobs.wait)
 
 
+class Keys(Group[Kind]):
+    create = Endpoint(keys.create)
+    get = Endpoint(keys.retrieve)
+    list = Endpoint(keys.list_page)
+    all = Endpoint(keys.list_all)
+    revoke = Endpoint(keys.revoke)
+
+
 class Api(Group[Kind]):
     """Everything a client offers."""
 
@@ -120,12 +149,15 @@ class Api(Group[Kind]):
     methods = Endpoint(service.methods)
     status = Endpoint(service.status)
     limits = Endpoint(service.limits)
+    audit_log = Endpoint(keys.audit_log)
 
     def __init__(self, run: Callable[[Flow[Any]], Any]) -> None:
         super().__init__(run)
         self.models: Models[Kind] = Models(run)
         self.datasets: Datasets[Kind] = Datasets(run)
         self.indexes: Indexes[Kind] = Indexes(run)
+        self.aliases: Aliases[Kind] = Aliases(run)
         self.evaluations: Evaluations[Kind] = Evaluations(run)
         self.attributions: Attributions[Kind] = Attributions(run)
         self.jobs: Jobs[Kind] = Jobs(run)
+        self.keys: Keys[Kind] = Keys(run)

@@ -6,6 +6,7 @@ WhenceError
 │   ├── Forbidden            403: the key lacks the scope
 │   ├── NotFound             404
 │   ├── Conflict             409: in use, not ready, or a method the index cannot serve
+│   │   └── PreconditionFailed 412: it has changed since `if_match` was seen
 │   ├── ValidationFailed     400, 413, 415, 422: the request is at fault; see `.problem.errors`
 │   ├── RateLimited          429, after the retries ran out; `.retry_after_s`
 │   └── ServerError          5xx
@@ -55,6 +56,10 @@ class Conflict(APIError):
     pass
 
 
+class PreconditionFailed(Conflict):
+    pass
+
+
 class ValidationFailed(APIError):
     pass
 
@@ -94,6 +99,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
     403: Forbidden,
     404: NotFound,
     409: Conflict,
+    412: PreconditionFailed,
     413: ValidationFailed,
     415: ValidationFailed,
     422: ValidationFailed,

@@ -26,7 +26,7 @@ class Connection:
 def connection(base_url: str | None, api_key: str | None) -> Connection:
     url = base_url or os.environ.get("WHENCE_URL") or DEFAULT_URL
     url = url if "://" in url else f"http://{url}"
-    key = api_key or os.environ.get("WHENCE_API_KEY")
+    key = os.environ.get("WHENCE_API_KEY") if api_key is None else api_key  # "": no key, whatever the environment says
     headers = {"User-Agent": "whence-client/0.1.0", "Accept": "application/json"}
     return Connection(url.rstrip("/"), headers | ({"Authorization": f"Bearer {key}"} if key else {}))
 

@@ -69,7 +69,7 @@ class Performer:
 class Whence(Api[Blocking]):
     """The blocking client. Safe to share between threads; close it, or use it as a context manager.
 
-    base_url: default WHENCE_URL, else http://127.0.0.1:8400. api_key: default WHENCE_API_KEY.
+    base_url: default WHENCE_URL, else http://127.0.0.1:8400. api_key: default WHENCE_API_KEY; "" for none.
     timeout: seconds one answer may take. transport: for tests, an httpx transport.
     """
 

@@ -28,6 +28,7 @@ class Evaluation(Resource):
     verdicts: dict[str, str] | None = None
     retrainings: int | None = None
     seconds: float | None = None
+    metadata: dict[str, Any] | None = None
     error: Problem | None = None
     created_at: datetime | None = None
     ready_at: datetime | None = None
@@ -41,6 +42,46 @@ class EvaluationCost(Resource):
     processes: int
     seconds: float
     basis: str | None = None
+
+
+class Pairs(Resource):
+    """One question (`query`: its place among those asked): for each retrained subset of the rows what was predicted
+    (standardised) and what was measured."""
+
+    query: int
+    asked: str | None = None
+    lds: float | None = None
+    predicted: list[float | None] = []
+    measured: list[float | None] = []
+
+
+class Fall(Resource):
+    """How far the answer fell (nats) without its top rows, by method, and without as many random ones."""
+
+    query: int
+    asked: str | None = None
+    top: dict[str, float | None] = {}
+    random: float | None = None
+
+
+class Curve(Resource):
+    """`found` by method: which share of the `relevant` rows is among the first n, for each n of `rows`."""
+
+    name: str
+    rows: list[int] = []
+    relevant: float | None = None
+    found: dict[str, list[float | None]] = {}
+
+
+class EvaluationFigures(Resource):
+    """What a scorecard's charts show; `method`: the index's own."""
+
+    evaluation: str
+    method: str
+    composition: list[Pairs] = []
+    this_run: list[Pairs] = []
+    leave_out: list[Fall] = []
+    curves: list[Curve] = []
 
 
 class Effect(Resource):

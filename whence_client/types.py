@@ -39,8 +39,44 @@ class Model(Resource):
     checkpoints: list[str] | int | None = None
     coverage: dict[str, Any] | float | None = None
     recipe: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
     warnings: list[str] = []
     created_at: datetime | None = None
+
+
+class Key(Resource):
+    """`prefix` is how the key begins."""
+
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    tenant: str
+    created_by: str | None = None
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class NewKey(Key):
+    """`key` is shown this once."""
+
+    key: str = Field(repr=False)
+
+
+class AuditEvent(Resource):
+    """One request that changed something; `key_id` is None where no key was needed."""
+
+    id: str
+    created_at: datetime
+    key_id: str | None = None
+    operation: str
+    resource_id: str | None = None
+    path: str
+    status: int
+    request_id: str | None = None
+    address: str | None = None
 
 
 class Dataset(Resource):
@@ -54,6 +90,7 @@ class Dataset(Resource):
     sha256: str | None = None
     format: str | None = None
     error: Problem | None = None
+    metadata: dict[str, Any] | None = None
     warnings: list[str] = []
     created_at: datetime | None = None
 
@@ -84,6 +121,7 @@ class Index(Resource):
     model: str
     dataset: str
     name: str | None = None
+    version: int | None = None
     method: str
     chosen_by: str | None = None
     state: str
@@ -95,6 +133,7 @@ class Index(Resource):
     error: Problem | None = None
     revision: str | None = None
     coverage: dict[str, Any] | float | None = None
+    metadata: dict[str, Any] | None = None
     warnings: list[str] = []
     fingerprints: dict[str, Any] | None = None
     options: dict[str, Any] | None = None
@@ -288,12 +327,6 @@ class Method(Resource):
     cost: str = ""
     options: dict[str, Any] = {}
     source: str = ""
-
-
-class Status(Resource):
-    """What `/v1/status` tells; every field beyond these is kept as it came."""
-
-    version: str | None = None
 
 
 class JobProgress(Resource):

@@ -28,6 +28,11 @@ def post(path: str, body: Mapping[str, Any] | None = None, *, prefer: str | None
     return Request("POST", path, json=None if body is None else given(body), headers=headers)
 
 
+def patch(path: str, body: Mapping[str, Any], if_match: str | None) -> Request:
+    """What is None is left as it is. Not repeated: a second one would find the first one's change."""
+    return Request("PATCH", path, json=given(body), headers=given({"If-Match": if_match}))
+
+
 def post_file(path: str, file: Path, **fields: str | None) -> Request:
     """The boundary is fixed with the key, so that every attempt sends the same bytes."""
     key = uuid.uuid4().hex
@@ -61,6 +66,16 @@ def parse(response: httpx.Response, answer: type[T]) -> T:
             f"{_named(response)} answered {response.status_code}, but {where} is not as expected: {first['msg']}. "
             "Is this a Whence server of the same version?"
         ) from None
+
+
+def parse_text(text: str, answer: type[T]) -> T:
+    """One object of an answer that holds many. Raises UnexpectedResponse."""
+    try:
+        return TypeAdapter(answer).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise UnexpectedResponse(f"A line of the answer is not as expected: {where}: {first['msg']}.") from None
 
 
 def require_success(response: httpx.Response) -> None:

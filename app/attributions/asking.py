@@ -10,6 +10,19 @@ from engine.errors import EmptyCompletion, InvalidQuery
 from engine.types import AskOptions, Filter, Generate, Message, Query, RemovalSet, Span
 
 
+def check_size(body: AttributionCreate, max_queries: int, max_query_chars: int) -> None:
+    """Raises InvalidRequest."""
+    if body.queries is not None and len(body.queries) > max_queries:
+        detail = f"There are {len(body.queries)} queries; this server takes at most {max_queries} in one set."
+        raise InvalidRequest(detail, pointer="/queries")
+    for number, asked in enumerate(body.queries or [body]):
+        length = sum(len(text or "") for text in (asked.prompt, asked.completion, asked.contrast))
+        length += sum(len(turn.role) + len(turn.content) for turn in asked.messages or ())
+        if length > max_query_chars:
+            detail = f"The query has {length} characters; this server takes at most {max_query_chars}."
+            raise InvalidRequest(detail, pointer=None if body.queries is None else f"/queries/{number}")
+
+
 def query_of(body: AttributionCreate) -> Query:
     """Raises InvalidQuery, EmptyCompletion."""
     if body.queries is not None:
@@ -54,8 +67,7 @@ def _one(body: AttributionCreate | MemberBody, at: str, *, generates: bool = Fal
 
 def ask_of(body: AttributionCreate, max_top_k: int) -> AskOptions:
     """Raises InvalidRequest."""
-    if body.top_k > max_top_k:
-        raise InvalidRequest(f"top_k is {body.top_k}; this server gives at most {max_top_k}.", pointer="/top_k")
+    check_top_k(body.top_k, max_top_k)
     return AskOptions(
         method=body.method,
         normalize=body.normalize,
@@ -67,6 +79,12 @@ def ask_of(body: AttributionCreate, max_top_k: int) -> AskOptions:
         group_by=body.group_by,
         removal=body.removal and _removal(body.removal),
     )
+
+
+def check_top_k(top_k: int, highest: int) -> None:
+    """Raises InvalidRequest."""
+    if top_k > highest:
+        raise InvalidRequest(f"top_k is {top_k}; this server gives at most {highest}.", pointer="/top_k")
 
 
 def _removal(body: RemovalBody) -> RemovalSet:

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 
 from app.attributions.prefer import preference
-from app.attributions.schemas import AttributionCreate, AttributionOut, AttributionPending
+from app.attributions.schemas import AttributionCreate, AttributionOut, AttributionPending, State
 from app.attributions.service import AttributionsService, ask
 from app.attributions.trusted import TrustedAnswers
 from app.bodies import Moment, problems
 from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
-from app.idempotency import IdempotentRoute
+from app.etags import TaggedRoute, tagged
 from app.pagination import Page
 
-router = APIRouter(prefix="/v1/attributions", tags=["attributions"], route_class=IdempotentRoute)
+router = APIRouter(prefix="/v1/attributions", tags=["attributions"], route_class=TaggedRoute)
 
 # Answers are made by app.attributions.answer and trusted alone, so they leave as they are: models only document them.
 ACCEPTED = {202: {"model": AttributionPending, "description": "A job goes on with it; see Location"}}
@@ -58,8 +58,9 @@ def list_attributions(
     model: Annotated[str | None, Query(description="Only of this model.")] = None,
     index: Annotated[str | None, Query(description="Only from this index.")] = None,
     since: Annotated[Moment | None, Query(description="Only those asked at or after (RFC 3339).")] = None,
+    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
 ) -> Response:
-    rows, cursor = AttributionsService(session, tenant).page(page, model=model, index=index, since=since)
+    rows, cursor = AttributionsService(session, tenant).page(page, model=model, index=index, since=since, state=state)
     answers = TrustedAnswers(session, tenant)
     return JSONResponse({"data": [answers.shown(row) for row in rows], "next_cursor": cursor})
 
@@ -69,7 +70,7 @@ def list_attributions(
     operation_id="get_attribution",
     summary="One attribution",
     response_model=AttributionOut | AttributionPending,
-    responses=problems(404, 422, 503),
+    **tagged(404, 422, 503),
 )
 def get_attribution(attribution_id: str, session: ReadSession, tenant: Tenant) -> Response:
     row = AttributionsService(session, tenant).get(attribution_id)

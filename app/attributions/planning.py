@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.attributions.asking import ask_of, query_of
+from app.attributions.asking import ask_of, check_size, query_of
 from app.attributions.schemas import AttributionCreate
 from app.engine_client import EngineClient
 from app.indexes.service import IndexesService, LiveIndex
@@ -28,11 +28,13 @@ class Plan:
     live: LiveIndex
     query: Query
     options: AskOptions
+    tenant: str
 
     @property
     def request(self) -> dict[str, Any]:
-        """The request as it is stored: the index that answers is named in it."""
-        return self.body.model_dump(mode="json") | {"index": self.live.id}
+        """The request as it is stored: the model and the index that answer are named in it, whatever an alias, or
+        nothing, stood for them."""
+        return self.body.model_dump(mode="json") | {"model": self.live.model_id, "index": self.live.id}
 
     @property
     def cache_key(self) -> str:
@@ -43,7 +45,8 @@ class Plan:
     def submit(self, engine: EngineClient) -> Future[Attribution]:
         """Raises QueueFull at once."""
         live = self.live
-        return engine.submit_attribution(live.model, live.dataset_dir, live.index_dir, self.query, self.options)
+        dataset, index = live.dataset_dir, live.index_dir
+        return engine.submit_attribution(live.model, dataset, index, self.query, self.options, group=self.tenant)
 
     def row(self, state: str, asked_at: datetime) -> AttributionRow:
         return AttributionRow(
@@ -59,10 +62,10 @@ class Plan:
 
 def plan_attribution(session: Session, tenant: str, settings: Settings, body: AttributionCreate) -> Plan:
     """Raises NotFound, IndexUnavailable, MethodNotServed, InvalidQuery and its kin."""
+    check_size(body, settings.max_queries, settings.max_query_chars)
     query, options = query_of(body), ask_of(body, settings.max_top_k)
     indexes = IndexesService(session, tenant, settings)
-    model = indexes.models.get(body.model)
-    live = indexes.live(body.index, model.id) if body.index is not None else indexes.newest_live(model.id)
+    live = indexes.answering(body.model, body.index)
     if body.method is not None:
         indexes.must_serve(live.id, body.method)
-    return Plan(body, live, query, options)
+    return Plan(body, live, query, options, tenant)

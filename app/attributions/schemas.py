@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from app.bodies import JsonObject, PlainText, Problem, RequestBody
 from engine.evaluate.scorecard import VerdictName
 
+State = Literal["running", "succeeded", "failed", "cancelled"]
+MAX_NEW_TOKENS = 4096
 MAX_MEMBERS = 64  # of a set of queries: all of them wait in one place of the queue
 
 _EXAMPLE = {
@@ -28,7 +30,7 @@ class MessageBody(RequestBody):
 class GenerateBody(RequestBody):
     """Let the model answer first; its answer is what gets explained."""
 
-    max_new_tokens: int = Field(default=64, ge=1, le=4096)
+    max_new_tokens: int = Field(default=64, ge=1, le=MAX_NEW_TOKENS)
     temperature: float = Field(default=0.0, ge=0, le=5, description="0: greedy.")
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -69,8 +71,10 @@ class AttributionCreate(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    model: PlainText
-    index: PlainText | None = Field(default=None, description="Left out: the newest ready index of the model.")
+    model: PlainText | None = Field(default=None, description="Left out: the one that `index` was built for.")
+    index: PlainText | None = Field(
+        default=None, description="An index, or an alias. Left out: the newest ready index of the model."
+    )
     prompt: PlainText | None = None
     messages: list[MessageBody] | None = Field(
         default=None, min_length=1, description="A last assistant turn is the completion, unless another is given."

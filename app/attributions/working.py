@@ -15,6 +15,7 @@ from app.attributions.schemas import AttributionCreate
 from app.dependencies import Services
 from app.jobs.contract import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Done, JobContext
 from app.tables import AttributionRow, JobRow, utc_now
+from app.telemetry.answers import watched
 from engine.errors import QueueFull
 from engine.types import Attribution, Progress
 
@@ -38,7 +39,7 @@ def _submit(services: Services, plan: Plan, context: JobContext) -> Future[Attri
     """A job has time: it stands in line behind the requests that somebody waits for."""
     while True:
         try:
-            return plan.submit(services.engine)
+            return watched(services, plan.submit)
         except QueueFull as full:
             _tick(context)
             time.sleep(min(full.retry_after_s, 1.0))

@@ -10,7 +10,7 @@ import typer
 
 from app.commands.answer import show_answer
 from app.commands.console import print_json
-from app.commands.names import resolve
+from app.commands.names import resolve, resolve_index
 from app.commands.options import Json, Url, parse_pairs, server
 from app.commands.queries import as_bodies, read_queries
 
@@ -30,7 +30,9 @@ Excluded = Annotated[
 
 
 def ask(
-    model: Annotated[str, typer.Option(help="Id or name of a registered model.")],
+    model: Annotated[
+        str | None, typer.Option(help="Id or name of a registered model; with --index it may be left out.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the model was asked.")] = None,
     messages: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with a list of {role, content}.")
@@ -51,7 +53,7 @@ def ask(
     log_odds: Annotated[
         bool, typer.Option("--log-odds", help="Explain the log-odds: for outputs the model is nearly certain of.")
     ] = False,
-    index: Annotated[str | None, typer.Option(help="Id or name; default: the model's newest.")] = None,
+    index: Annotated[str | None, typer.Option(help="Id, alias or name; default: the model's newest.")] = None,
     method: Annotated[str | None, typer.Option(help="Default: the index's own.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Rows a list.")] = 10,
     opponents: Annotated[
@@ -67,6 +69,8 @@ def ask(
     json_: Json = False,
 ) -> None:
     """Rank the training examples behind one output of a fine-tuned model."""
+    if model is None and index is None:
+        raise typer.BadParameter("give --model, or --index with an index or an alias of one")
     _check(prompt, messages, queries, completion, generate)
     question: dict[str, Any] = {
         "prompt": prompt,
@@ -87,8 +91,9 @@ def ask(
     }
     with server(url) as whence:
         if index is not None:
-            question["index"] = resolve(index, "idx_", whence.indexes.all(), "--index")
-        answer = whence.ask(resolve(model, "mdl_", whence.models.all(), "--model"), **question)
+            question["index"] = resolve_index(whence, index, "--index")
+        asked = None if model is None else resolve(model, "mdl_", whence.models.all(), "--model")
+        answer = whence.ask(asked, **question)
     print_json(answer) if json_ else show_answer(answer)
 
 
@@ -110,7 +115,7 @@ def _messages(path: Path | None) -> list[dict[str, str]] | None:
         return None
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise typer.BadParameter(f"{path} is not JSON: {error}", param_hint="--messages") from None
     turns = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(turns, list):

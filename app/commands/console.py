@@ -50,15 +50,19 @@ def one_line(value: object, limit: int = 200) -> Text:
     return clean(" ".join(str("" if value is None else value).split()), limit)
 
 
+_IDS = ("id", "index")
+
+
 def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Columns whose name begins with '>' are right-aligned numbers."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     rows = list(rows)
     for place, column in enumerate(columns):
         # Numbers and ids are read or copied whole: other columns give way to them.
-        whole = column.startswith(">") or column == "id"
-        overflow = "ignore" if column == "id" else "ellipsis"
-        width = max((len(str(row[place])) for row in rows), default=2) if column == "id" else None
+        is_id = column in _IDS
+        whole = column.startswith(">") or is_id
+        overflow = "ignore" if is_id else "ellipsis"
+        width = max((len(str(row[place])) for row in rows), default=2) if is_id else None
         made.add_column(
             column.lstrip(">"),
             justify="right" if column.startswith(">") else "left",

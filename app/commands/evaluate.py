@@ -12,7 +12,7 @@ from rich.text import Text
 
 from app.commands.console import err, facts, out, print_json
 from app.commands.following import follow
-from app.commands.names import resolve
+from app.commands.names import resolve_index
 from app.commands.options import Json, OptionPairs, Url, parse_options, server
 from app.commands.queries import read_objects
 from app.commands.scorecard import show_scorecard
@@ -25,7 +25,7 @@ Candidates = Annotated[
 
 
 def evaluate(
-    index: Annotated[str, typer.Argument(help="Id or name of an index.")],
+    index: Annotated[str, typer.Argument(help="Id, alias or name of an index.")],
     queries: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="JSONL: {prompt | messages, completion, group?, …} a line."),
@@ -58,7 +58,7 @@ def evaluate(
         "measurement": "log_odds" if log_odds else None,
     } | parse_options(option)
     with server(url) as whence:
-        body["index"] = resolve(index, "idx_", whence.indexes.all(), "INDEX")
+        body["index"] = resolve_index(whence, index, "INDEX")
         cost = whence.evaluations.estimate(**body)
         if estimate:
             print_json(cost) if json_ else out.print(cost_line(cost))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.commands.console import count, facts, out, print_json, size, table, warn, when
 from app.commands.following import follow
-from app.commands.names import resolve
+from app.commands.names import resolve, resolve_index
 from app.commands.options import Json, Limit, OptionPairs, Url, parse_options, server
 from whence_client import Index
 
@@ -64,11 +65,46 @@ def list_(limit: Limit = 50, url: Url = None, json_: Json = False) -> None:
 
 @app.command("show")
 def show(
-    index: Annotated[str, typer.Argument(help="Id or name of an index.")], url: Url = None, json_: Json = False
+    index: Annotated[str, typer.Argument(help="Id, alias or name of an index.")], url: Url = None, json_: Json = False
 ) -> None:
     """Show one index: state, coverage, options, warnings."""
     with server(url) as whence:
-        found = whence.indexes.get(resolve(index, "idx_", whence.indexes.all(), "INDEX"))
+        found = whence.indexes.get(resolve_index(whence, index, "INDEX"))
+    print_json(found) if json_ else _show(found)
+
+
+@app.command("export")
+def export(
+    index: Annotated[str, typer.Argument(help="Id or name of an index.")],
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="A new file, e.g. support.tar.")],
+    url: Url = None,
+    json_: Json = False,
+) -> None:
+    """Write an index and its rows to one file, for another server."""
+    if file.exists():
+        raise typer.BadParameter(f"'{file}' is there already", param_hint="FILE")
+    with server(url) as whence:
+        index_id = resolve(index, "idx_", whence.indexes.all(), "INDEX")
+        whence.indexes.export(index_id, file)
+    made = file.stat().st_size
+    if json_:
+        print_json({"index": index_id, "file": str(file.absolute()), "bytes": made})
+    else:
+        out.print(facts([("index", index_id), ("file", file), ("size", size(made))]))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `whence index export` wrote.")],
+    model: Annotated[str, typer.Option(help="Id or name of the same model on this server.")],
+    name: Annotated[str | None, typer.Option(help="Default: the name it had.")] = None,
+    url: Url = None,
+    json_: Json = False,
+) -> None:
+    """Take in an exported index: it is ready at once."""
+    with server(url) as whence:
+        model_id = resolve(model, "mdl_", whence.models.all(), "--model")
+        found = whence.indexes.import_(file, model=model_id, name=name)
     print_json(found) if json_ else _show(found)
 
 

@@ -7,12 +7,20 @@ from typing import Protocol
 
 import typer
 
+from whence_client import Whence
+
 
 class Named(Protocol):
     @property
     def id(self) -> str: ...
     @property
     def name(self) -> str | None: ...
+
+
+def resolve_index(whence: Whence, wanted: str, option: str) -> str:
+    """The index that an alias points at, else as `resolve`: an alias was set on purpose, so it goes before a name."""
+    targets = {alias.name: alias.index for alias in whence.aliases.all()}
+    return targets.get(wanted) or resolve(wanted, "idx_", whence.indexes.all(), option)
 
 
 def resolve(wanted: str, prefix: str, newest_first: Sequence[Named], option: str) -> str:

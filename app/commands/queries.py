@@ -34,7 +34,7 @@ def read_queries(path: Path) -> list[NamedQuery]:
     name, times = Counter(query.id for query in queries).most_common(1)[0]
     if times > 1:
         raise InvalidQuery(
-            f"{path} has {times} queries with the id {name!r}.", remedy="Make the ids unique, or leave them out."
+            f"{path} has {times} queries with the id {name[:200]!r}.", remedy="Make the ids unique, or leave them out."
         )
     return queries
 
@@ -62,7 +62,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 def _parse(line: str, number: int, default_id: str) -> NamedQuery:
     row = _object(line, number)
     if unknown := sorted(set(row) - FIELDS):
-        _refuse(number, f"unknown field {unknown[0]!r}")
+        _refuse(number, f"unknown field {unknown[0][:200]!r}")
     measurement = row.get("measurement", "log_prob")
     if measurement not in ("log_prob", "log_odds"):
         _refuse(number, "measurement must be log_prob or log_odds")
@@ -73,7 +73,7 @@ def _parse(line: str, number: int, default_id: str) -> NamedQuery:
 def _object(line: str, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         _refuse(number, f"not JSON: {error}")
     if not isinstance(row, dict):
         _refuse(number, "not an object")
@@ -91,7 +91,7 @@ def _set(row: dict[str, Any], number: int) -> Query:
         if not isinstance(member, dict):
             _refuse(number, "queries must be a list of objects")
         if unknown := sorted(set(member) - MEMBER_FIELDS):
-            _refuse(number, f"unknown field {unknown[0]!r} in queries")
+            _refuse(number, f"unknown field {unknown[0][:200]!r} in queries")
     return Query(members=tuple(_query(member, number) for member in members))
 
 

@@ -56,7 +56,7 @@ def _of_run(directory: Path, rows: int | None, order_matters: bool = True) -> Re
 def _json_object(path: Path, option: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise typer.BadParameter(f"{path} is not JSON: {error}", param_hint=option) from None
     if not isinstance(value, dict):
         raise typer.BadParameter(f"{path} holds no JSON object", param_hint=option)

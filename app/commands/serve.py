@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.commands.console import err, facts, out, print_json, print_json_line, warn
 from app.commands.options import Json
 from app.database import Database
-from app.schema import current_revision, upgrade
+from app.homelock import require_writable
+from app.keys.service import KeyRing
+from app.schema import current_revision, require_known, upgrade
 from app.settings import Settings
 
 Home = Annotated[Path | None, typer.Option(file_okay=False, help="Default: WHENCE_HOME.", show_default=False)]
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Default: WHENCE_PORT; 0 takes a free one.", show_default=False)
 ]
-ANYONE = "anyone who can reach this address can read and delete everything on this server"
+ANYONE = "anyone who can reach this address could read and delete everything on this server"
 
 
 def serve(
@@ -35,18 +38,23 @@ def serve(
     json_: Json = False,
 ) -> None:
     """Serve the API and the page at /ui until Ctrl-C."""
-    settings = _settings(host=host, port=port, home=home, model_roots=tuple(model_root) if model_root else None)
-    _keep_to_loopback(settings, without_keys)
+    roots = tuple(model_root) if model_root else None
+    settings = _settings(host=host, port=port, home=home, model_roots=roots, without_keys=without_keys or None)
+    if settings.home.exists():
+        require_writable(settings.home)  # first: a database that cannot be opened has no keys either
+    keys = _has_keys(settings)
+    _keep_to_loopback(settings, keys)
+    _require_known_tables(settings)
     _require_free_port(settings)
     from app.server import Server  # here: the commands that talk to a server need none of it
 
-    Server(settings.for_serving(), on_listening=lambda address: _announce(address, settings, json_)).run()
+    Server(settings.for_serving(), on_listening=lambda address: _announce(address, settings, json_, keys)).run()
 
 
 def migrate(home: Home = None, json_: Json = False) -> None:
     """Bring the database to this version's tables; does nothing when it is there."""
     settings = _settings(home=home)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    require_writable(settings.home)
     database = Database(settings.database)
     try:
         before = current_revision(database)
@@ -81,13 +89,38 @@ def _settings(**given: Any) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
-def _keep_to_loopback(settings: Settings, without_keys: bool) -> None:
-    if settings.is_loopback:
+def _has_keys(settings: Settings) -> bool:
+    """A database that is not there, or has no tables yet, has no keys."""
+    database = Database(settings.database)
+    try:
+        if settings.is_sqlite and not Path(str(database.engine.url.database)).exists():
+            return False
+        return current_revision(database) is not None and KeyRing(settings, database).has_keys()
+    except (OperationalError, ProgrammingError):
+        return False
+    finally:
+        database.close()
+
+
+def _require_known_tables(settings: Settings) -> None:
+    """Before anything else starts: a failed start-up would say the same, but with a traceback. Raises Conflict."""
+    database = Database(settings.database)
+    try:
+        if not settings.is_sqlite or Path(str(database.engine.url.database)).exists():
+            require_known(database)
+    except (OperationalError, ProgrammingError):
+        pass  # the server says what is wrong with its database, at /readyz too
+    finally:
+        database.close()
+
+
+def _keep_to_loopback(settings: Settings, keys: bool) -> None:
+    if settings.is_loopback or keys:
         return
-    if not without_keys:
+    if not settings.without_keys:
         raise typer.BadParameter(
             f"{settings.host} is reachable from other machines and this server has no API keys: {ANYONE}. "
-            "Say --without-keys to serve it all the same, or leave --host out.",
+            "Make one with `whence keys create NAME`, or leave --host out.",
             param_hint="--host",
         )
     warn(f"Serving {settings.host} without API keys: {ANYONE}.")
@@ -119,11 +152,11 @@ class CannotListen(RuntimeError):
         super().__init__(cause)
 
 
-def _announce(address: str, settings: Settings, as_json: bool) -> None:
+def _announce(address: str, settings: Settings, as_json: bool, keys: bool) -> None:
     if as_json:
         print_json_line({"url": address, "home": str(settings.home)})
         return
-    out.print(
-        facts([("Whence", address), ("page", f"{address}/ui"), ("API", f"{address}/docs"), ("home", settings.home)])
-    )
+    who = "requests need an API key" if keys else "open to this machine: there are no API keys (whence keys create)"
+    places = [("Whence", address), ("page", f"{address}/ui"), ("API", f"{address}/docs"), ("home", settings.home)]
+    out.print(facts([*places, ("access", who)]))
     err.print("Ctrl-C stops it.", style="dim")

@@ -6,18 +6,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.amending import CHANGED, NamedPatch
 from app.bodies import problems
 from app.datasets import service
-from app.datasets.schemas import CREATE_BODY, DatasetOut, ExampleOut
+from app.datasets.schemas import CREATE_BODY, DatasetOut, ExampleOut, State
 from app.datasets.service import DatasetsService
 from app.datasets.uploads import DatasetBody
-from app.dependencies import Paging, ReadSession, ServicesDep, Tenant
-from app.idempotency import IdempotentRoute
+from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
+from app.etags import ForChange, TaggedRoute, etag_of, tagged
 from app.pagination import Page
-from engine.dataset import Dataset
+from engine.dataset import Dataset, RowFilter
 from engine.types import Example
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=IdempotentRoute)
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=TaggedRoute)
 
 TAG_PREFIX = "tag."
 
@@ -41,14 +42,38 @@ def create_dataset(body: DatasetBody, services: ServicesDep, tenant: Tenant, res
 
 
 @router.get("", operation_id="list_datasets", summary="List datasets, newest first", responses=problems(422, 503))
-def list_datasets(page: Paging, services: ServicesDep, session: ReadSession, tenant: Tenant) -> Page[DatasetOut]:
-    rows, cursor = DatasetsService(session, tenant, services.settings).page(page)
+def list_datasets(
+    page: Paging,
+    services: ServicesDep,
+    session: ReadSession,
+    tenant: Tenant,
+    name: Annotated[str | None, Query(description="Only those of this name.")] = None,
+    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+) -> Page[DatasetOut]:
+    rows, cursor = DatasetsService(session, tenant, services.settings).page(page, name=name, state=state)
     return Page(data=[DatasetOut.model_validate(row) for row in rows], next_cursor=cursor)
 
 
-@router.get("/{dataset_id}", operation_id="get_dataset", summary="One dataset", responses=problems(404, 422, 503))
+@router.get("/{dataset_id}", operation_id="get_dataset", summary="One dataset", **tagged(404, 422, 503))
 def get_dataset(dataset_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant) -> DatasetOut:
     return DatasetOut.model_validate(DatasetsService(session, tenant, services.settings).get(dataset_id))
+
+
+@router.patch(
+    "/{dataset_id}", operation_id="update_dataset", summary="Rename a dataset, or note something", responses=CHANGED
+)
+def update_dataset(
+    dataset_id: str,
+    body: NamedPatch,
+    preconditions: ForChange,
+    services: ServicesDep,
+    session: WriteSession,
+    tenant: Tenant,
+    response: Response,
+) -> DatasetOut:
+    dataset = DatasetsService(session, tenant, services.settings).amend(dataset_id, body, preconditions)
+    response.headers["ETag"] = etag_of(dataset)
+    return dataset
 
 
 @router.delete(
@@ -59,15 +84,13 @@ def get_dataset(dataset_id: str, services: ServicesDep, session: ReadSession, te
     responses=problems(404, 409, 422, 503),
 )
 def delete_dataset(dataset_id: str, services: ServicesDep, tenant: Tenant) -> None:
-    with services.database.write() as session:
-        row = DatasetsService(session, tenant, services.settings).delete(dataset_id)
-    service.remove_files(services, row)
+    service.delete_dataset(services, tenant, dataset_id)
 
 
 @router.get(
     "/{dataset_id}/examples",
     operation_id="list_examples",
-    summary="Rows in file order; filter by tag.<key>=<value> and by text",
+    summary="Rows in file order; filter by tag.<key>=<value>, label and text",
     responses=problems(404, 409, 422, 503),
 )
 def list_examples(
@@ -78,11 +101,12 @@ def list_examples(
     session: ReadSession,
     tenant: Tenant,
     query: Annotated[str | None, Query(max_length=1000, description="Text that a row contains; case ignored.")] = None,
+    label: Annotated[str | None, Query(max_length=1000, description="Label that a row has.")] = None,
 ) -> Page[ExampleOut]:
     rows = _rows(dataset_id, services, session, tenant)
     parameters = request.query_params
     tags = {name.removeprefix(TAG_PREFIX): parameters[name] for name in parameters if name.startswith(TAG_PREFIX)}
-    found, cursor = service.examples_page(rows, page, tags, query)
+    found, cursor = service.examples_page(rows, page, RowFilter(tags, query, label))
     return Page(data=[_out(position, example) for position, example in found], next_cursor=cursor)
 
 
@@ -90,7 +114,7 @@ def list_examples(
     "/{dataset_id}/examples/{example_id:path}",
     operation_id="get_example",
     summary="One row by its id",
-    responses=problems(404, 409, 422, 503),
+    **tagged(404, 409, 422, 503),
 )
 def get_example(
     dataset_id: str, example_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from app.datasets.repository import DatasetsRepository
@@ -19,9 +22,9 @@ from app.jobs.contract import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Don
 from app.jobs.service import JobsService
 from app.paths import PathPolicy
 from app.settings import Settings
-from app.storage import full_disk_is_named, set_aside
+from app.storage import full_disk_is_named, leave_free, set_aside, undecided
 from app.tables import DatasetRow, JobRow, new_id
-from engine.dataset import store_dataset
+from engine.dataset import DatasetLimits, store_dataset
 from engine.types import DatasetInfo
 
 LOAD = "dataset.load"
@@ -32,22 +35,50 @@ KEPT_SUFFIX = 12  # characters of an upload's suffix that are kept: they tell th
 def create_dataset(services: Services, tenant: str, body: Upload | DatasetImport) -> DatasetRow:
     """Ready when it is small; else `loading`, with the job that loads it. Raises the DatasetErrors."""
     source = _source(services.settings, body)
-    if source.path.stat().st_size > services.settings.max_inline_rows_bytes:
-        return _enqueue(services, tenant, body, source)
+    kept = False
     try:
+        if source.path.stat().st_size > services.settings.max_inline_rows_bytes:
+            row, kept = _enqueue(services, tenant, body, source), True
+            return row
         return _store(services, tenant, body, source)
     finally:
-        source.forget()
+        if not kept:
+            source.forget()
+
+
+def limits_of(settings: Settings) -> DatasetLimits:
+    return DatasetLimits(
+        max_rows=settings.max_dataset_rows,
+        max_bytes=settings.max_dataset_bytes,
+        max_row_bytes=settings.max_row_bytes,
+        min_free_bytes=settings.min_free_bytes,
+    )
 
 
 def _store(services: Services, tenant: str, body: Upload | DatasetImport, source: _Source) -> DatasetRow:
+    root, limits = services.settings.datasets_dir, limits_of(services.settings)
     while True:
-        info = store_dataset(source.path, format=body.format, root=services.settings.datasets_dir)
-        with services.database.write() as session:
-            if not (services.settings.datasets_dir / info.sha256).is_dir():
-                continue  # the last other dataset with these very rows was deleted in this moment
-            row = DatasetRow(id=source.dataset_id, name=body.name, state=READY, source=source.shown, **_learned(info))
-            return DatasetsRepository(session, tenant).add(row)
+        with ExitStack() as undecided_meanwhile:
+
+            def announce(place: Path, stack: ExitStack = undecided_meanwhile) -> None:
+                stack.enter_context(undecided(place))
+
+            info = store_dataset(source.path, format=body.format, root=root, limits=limits, announce=announce)
+            if row := _recorded(services, tenant, body, source, info):
+                return row
+
+
+def _recorded(
+    services: Services, tenant: str, body: Upload | DatasetImport, source: _Source, info: DatasetInfo
+) -> DatasetRow | None:
+    """None: the last other dataset with these very rows was deleted in this moment, and the files went with it."""
+    with services.database.write() as session:
+        if not (services.settings.datasets_dir / info.sha256).is_dir():
+            return None
+        row = _row(body, source, READY)
+        for name, value in _learned(info).items():
+            setattr(row, name, value)
+        return DatasetsRepository(session, tenant).add(row)
 
 
 @dataclass(frozen=True)
@@ -68,7 +99,9 @@ def _source(settings: Settings, body: Upload | DatasetImport) -> _Source:
     dataset_id = new_id("ds")
     if isinstance(body, DatasetImport):
         path = PathPolicy(settings.roots).file(body.uri, "/uri")
+        leave_free(settings.home, path.stat().st_size, settings.min_free_bytes)  # the rows, about as large
         return _Source(dataset_id, path, str(path), upload=False)
+    leave_free(settings.home, 2 * _size(body), settings.min_free_bytes)  # the copy and the rows
     suffix = PurePath(body.filename).suffix[:KEPT_SUFFIX]
     source = _Source(dataset_id, settings.uploads_dir / dataset_id / f"rows{suffix}", body.filename, upload=True)
     try:
@@ -79,28 +112,53 @@ def _source(settings: Settings, body: Upload | DatasetImport) -> _Source:
     return source
 
 
+def _size(body: Upload) -> int:
+    size = body.file.seek(0, os.SEEK_END)
+    body.file.seek(0)
+    return size
+
+
 def _save(body: Upload, path: Path) -> None:
     with full_disk_is_named():
         path.parent.mkdir(parents=True)
         with path.open("wb") as copy:
             shutil.copyfileobj(body.file, copy, 2**20)
+            copy.flush()
+            os.fsync(copy.fileno())  # a 202 promises that it will be read
 
 
 def _enqueue(services: Services, tenant: str, body: Upload | DatasetImport, source: _Source) -> DatasetRow:
     payload = {"dataset": source.dataset_id, "path": str(source.path), "format": body.format}
     with services.database.write() as session:
-        row = DatasetRow(id=source.dataset_id, name=body.name, state=LOADING, source=source.shown)
-        DatasetsRepository(session, tenant).add(row)
+        row = DatasetsRepository(session, tenant).add(_row(body, source, LOADING))
         row.job_id = JobsService(session, tenant).enqueue(LOAD, payload, resource_id=row.id).id
         return row
 
 
+def _row(body: Upload | DatasetImport, source: _Source, state: str) -> DatasetRow:
+    return DatasetRow(
+        id=source.dataset_id, name=body.name, state=state, source=source.shown, user_metadata=body.metadata
+    )
+
+
 def run_load(services: Services, context: JobContext) -> Done:
     """The job: read, check and store the rows. The upload is kept until it succeeds, so a resume finds it."""
-    path, format = Path(context.payload["path"]), context.payload["format"]
-    root = services.settings.datasets_dir
-    info = store_dataset(path, format=format, root=root, checkpoint=context.checkpoint)
+    path, format = _still_allowed(services.settings, context.payload["path"]), context.payload["format"]
+    root, limits = services.settings.datasets_dir, limits_of(services.settings)
+    info = store_dataset(path, format=format, root=root, checkpoint=context.checkpoint, limits=limits)
     return Done({"dataset": context.payload["dataset"], "rows": info.rows, "sha256": info.sha256}, info)
+
+
+def _still_allowed(settings: Settings, recorded: str) -> Path:
+    """A link may have been put in its place since it was asked for. Raises PathOutsideRoots, DatasetPathNotFound."""
+    path = Path(recorded)
+    return path if path.is_relative_to(settings.uploads_dir) else PathPolicy(settings.roots).file(recorded, "/uri")
+
+
+def _forget_upload_after_commit(session: Session, upload: Path) -> None:
+    """Not before it: a server that is killed between the two reads the upload again. What it leaves after it is
+    removed at the next start."""
+    event.listen(session, "after_commit", lambda _: shutil.rmtree(upload, ignore_errors=True), once=True)
 
 
 def follow_load(services: Services, session: Session, job: JobRow, info: DatasetInfo | None) -> None:
@@ -114,7 +172,7 @@ def follow_load(services: Services, session: Session, job: JobRow, info: Dataset
         row.state, row.error = READY, None
         for name, value in _learned(info).items():
             setattr(row, name, value)
-        shutil.rmtree(services.settings.uploads_dir / row.id, ignore_errors=True)
+        _forget_upload_after_commit(session, services.settings.uploads_dir / row.id)
     elif job.state in (QUEUED, RUNNING):
         row.state, row.error = LOADING, None
     elif job.state in (FAILED, CANCELLED):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.errors import NotFound
 from app.pagination import PageRequest, bad_cursor, decode_cursor, encode_cursor
-from engine.dataset import Dataset, open_dataset
+from engine.dataset import Dataset, RowFilter, open_dataset
 from engine.types import Example
 
 
@@ -17,12 +17,10 @@ def opened(directory: Path) -> Dataset:
     return open_dataset(directory)
 
 
-def examples_page(
-    rows: Dataset, page: PageRequest, tags: dict[str, str], query: str | None
-) -> tuple[list[tuple[int, Example]], str | None]:
-    """Rows in file order that have every tag and contain `query`; the cursor is the next position."""
+def examples_page(rows: Dataset, page: PageRequest, wanted: RowFilter) -> tuple[list[tuple[int, Example]], str | None]:
+    """Rows in file order that `wanted` lets through; the cursor is the next position."""
     start = 0 if page.cursor is None else _position(page.cursor)
-    found = rows.select(tags, query, start=start, limit=page.limit + 1)
+    found = rows.select(wanted.tags, wanted.query, label=wanted.label, start=start, limit=page.limit + 1)
     following = encode_cursor(found[page.limit]) if len(found) > page.limit else None
     return [(position, rows[position]) for position in found[: page.limit]], following
 

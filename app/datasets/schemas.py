@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.amending import GIVEN, MAX_METADATA_BYTES, SHOWN, Metadata
 from app.bodies import Name, PathText, Problem, RequestBody
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
+State = Literal["loading", "ready", "failed"]
 
 
 class DatasetImport(RequestBody):
@@ -18,6 +20,7 @@ class DatasetImport(RequestBody):
     name: Name
     uri: PathText = Field(description="A local path below WHENCE_MODEL_ROOTS.")
     format: Format | None = Field(default=None, description="Told by the name and the first bytes when left out.")
+    metadata: Metadata | None = GIVEN
 
 
 class DatasetOut(BaseModel):
@@ -35,6 +38,7 @@ class DatasetOut(BaseModel):
     warnings: list[str]
     error: Problem | None
     job_id: str | None
+    metadata: dict[str, Any] | None = SHOWN
     created_at: datetime
 
 
@@ -76,6 +80,11 @@ CREATE_BODY: dict[str, Any] = {
                         "name": {"type": "string", "minLength": 1, "maxLength": 200},
                         "file": _FILE,
                         "format": {"type": "string", "enum": ["jsonl", "json", "csv", "parquet"]},
+                        "metadata": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": f"An object as JSON, {MAX_METADATA_BYTES >> 10} KiB at most.",
+                        },
                     },
                 }
             },

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import Depends, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData, UploadFile
+from pydantic import Json
 
-from app.bodies import Name, RequestBody, read_form
+from app.amending import Metadata
+from app.bodies import Name, RequestBody
 from app.datasets.schemas import DatasetImport, Format
-from app.errors import AppError
+from app.forms import SentFile, invalid, kind_of, sent_file, validated
 
-
-class UnsupportedMediaType(AppError):
-    status, code, title = 415, "unsupported-media-type", "Unsupported media type"
-    remedy = "Send multipart/form-data with name and file, or application/json with name and uri."
+REMEDY = "Send multipart/form-data with name and file, or application/json with name and uri."
 
 
 @dataclass(frozen=True)
@@ -29,25 +25,27 @@ class Upload:
     format: str | None
     filename: str
     file: BinaryIO
+    metadata: dict[str, Any] | None = None
 
 
 class _Fields(RequestBody):
     name: Name
     format: Format | None = None
+    metadata: Json[Metadata] | None = None
 
 
 async def dataset_body(request: Request) -> AsyncIterator[Upload | DatasetImport]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        yield _validated(DatasetImport, await _json(request))
-    elif kind == "multipart/form-data":
-        form = await read_form(request)
-        try:
-            yield _upload(form)
-        finally:
-            await form.close()
-    else:
-        raise UnsupportedMediaType(f"A dataset cannot be sent as '{kind}'.")
+    if kind_of(request) == "application/json":
+        yield validated(DatasetImport, await _json(request))
+        return
+    async with sent_file(request, remedy=REMEDY) as sent:
+        yield upload_of(sent, sent.fields)
+
+
+def upload_of(sent: SentFile, given: dict[str, Any]) -> Upload:
+    """`given`: the fields beside the file. Raises RequestValidationError."""
+    fields = validated(_Fields, given)
+    return Upload(fields.name, fields.format, sent.filename, sent.file, fields.metadata)
 
 
 DatasetBody = Annotated[Upload | DatasetImport, Depends(dataset_body)]
@@ -57,28 +55,4 @@ async def _json(request: Request) -> Any:
     try:
         return await request.json()
     except (ValueError, RecursionError) as error:
-        raise _invalid([{"loc": ("body",), "msg": f"not valid JSON: {error}"}]) from error
-
-
-def _upload(form: FormData) -> Upload:
-    file = form.get("file")
-    if not isinstance(file, UploadFile):
-        raise _invalid([{"loc": ("body", "file"), "msg": "a file is required"}])
-    fields = _validated(_Fields, {name: value for name, value in form.multi_items() if name != "file"})
-    filename = "".join(filter(str.isprintable, file.filename or "")) or "upload"
-    return Upload(fields.name, fields.format, filename, file.file)
-
-
-Body = TypeVar("Body", bound=BaseModel)
-
-
-def _validated(schema: type[Body], value: Any) -> Body:
-    try:
-        return schema.model_validate(value)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        raise _invalid([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from error
-
-
-def _invalid(errors: list[Any]) -> RequestValidationError:
-    return RequestValidationError(errors)
+        raise invalid([{"loc": ("body",), "msg": f"not valid JSON: {error}"}]) from error

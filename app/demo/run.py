@@ -31,7 +31,7 @@ def run(*, serve: bool, home: Path | None, port: int | None, evaluate: bool = Tr
     settings = Settings(home=home, host="127.0.0.1", port=wanted, model_roots=None, log_level="warning")
     signal.signal(signal.SIGTERM, _interrupt)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # to its developers, not to users
-    with BackgroundServer(settings, any_port=port is None) as server, Whence(server.address) as client:
+    with BackgroundServer(settings, any_port=port is None) as server, Whence(server.address, api_key="") as client:
         missed = demonstrate(client, Place(home, new_run(home), serve), evaluate)
         if not serve:
             return _finish(missed)

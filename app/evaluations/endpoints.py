@@ -6,15 +6,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from app.amending import CHANGED, NamedPatch
 from app.bodies import problems
-from app.dependencies import Paging, ReadSession, ServicesDep, Tenant
+from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
+from app.etags import ForChange, TaggedRoute, etag_of, tagged
 from app.evaluations import service
-from app.evaluations.schemas import EvaluationCostOut, EvaluationCreate, EvaluationOut, EvaluationSummary
+from app.evaluations.schemas import (
+    EvaluationCostOut,
+    EvaluationCreate,
+    EvaluationFiguresOut,
+    EvaluationOut,
+    EvaluationSummary,
+    State,
+)
 from app.evaluations.service import EvaluationsService, shown_evaluation, shown_summary
-from app.idempotency import IdempotentRoute
 from app.pagination import Page
 
-router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], route_class=IdempotentRoute)
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], route_class=TaggedRoute)
 
 
 @router.post(
@@ -53,10 +61,14 @@ def list_evaluations(
     services: ServicesDep,
     session: ReadSession,
     tenant: Tenant,
+    name: Annotated[str | None, Query(description="Only those of this name.")] = None,
+    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
     model: Annotated[str | None, Query(description="Only of this model.")] = None,
+    dataset: Annotated[str | None, Query(description="Only of this dataset.")] = None,
     index: Annotated[str | None, Query(description="Only of this index.")] = None,
 ) -> Page[EvaluationSummary]:
-    rows, cursor = EvaluationsService(session, tenant, services.settings).page(page, model=model, index=index)
+    wanted = {"name": name, "state": state, "model": model, "dataset": dataset, "index": index}
+    rows, cursor = EvaluationsService(session, tenant, services.settings).page(page, **wanted)
     return Page(data=[shown_summary(row) for row in rows], next_cursor=cursor)
 
 
@@ -64,10 +76,42 @@ def list_evaluations(
     "/{evaluation_id}",
     operation_id="get_evaluation",
     summary="One evaluation, with its scorecard",
-    responses=problems(404, 422, 503),
+    **tagged(404, 422, 503),
 )
 def get_evaluation(evaluation_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant) -> EvaluationOut:
     return shown_evaluation(EvaluationsService(session, tenant, services.settings).get(evaluation_id))
+
+
+@router.get(
+    "/{evaluation_id}/figures",
+    operation_id="get_evaluation_figures",
+    summary="What a scorecard's charts show: predicted against measured, falls, curves",
+    **tagged(404, 422, 503),
+)
+def get_evaluation_figures(
+    evaluation_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant
+) -> EvaluationFiguresOut:
+    return EvaluationsService(session, tenant, services.settings).figures(evaluation_id)
+
+
+@router.patch(
+    "/{evaluation_id}",
+    operation_id="update_evaluation",
+    summary="Rename an evaluation, or note something",
+    responses=CHANGED,
+)
+def update_evaluation(
+    evaluation_id: str,
+    body: NamedPatch,
+    preconditions: ForChange,
+    services: ServicesDep,
+    session: WriteSession,
+    tenant: Tenant,
+    response: Response,
+) -> EvaluationOut:
+    evaluation = EvaluationsService(session, tenant, services.settings).amend(evaluation_id, body, preconditions)
+    response.headers["ETag"] = etag_of(evaluation)
+    return evaluation
 
 
 @router.delete(

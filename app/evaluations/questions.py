@@ -51,6 +51,16 @@ def stored_questions(stored: list[dict[str, Any]]) -> tuple[EvaluationQuery, ...
     return _STORED.validate_python(stored)
 
 
+def asked_again(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stored questions as a request gives them: an evaluation of the same ones goes on from those retrainings."""
+    names = ("prompt", "messages", "completion", "contrast", "span")
+    return [
+        {name: one["query"][name] for name in names if one["query"].get(name) is not None}
+        | {name: one[name] for name in ("group", "relevant") if one.get(name)}
+        for one in stored
+    ]
+
+
 def _measured(asked: list[EvaluationQuery], body: EvaluationCreate) -> tuple[EvaluationQuery, ...]:
     return tuple(replace(one, query=replace(one.query, measurement=body.measurement)) for one in asked)
 

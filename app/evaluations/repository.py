@@ -12,12 +12,16 @@ from app.tables import EvaluationRow, IndexRow
 class EvaluationsRepository(Repository[EvaluationRow]):
     table, noun = EvaluationRow, "evaluation"
 
-    def matching(
-        self, request: PageRequest, *, model: str | None, index: str | None
-    ) -> tuple[list[EvaluationRow], str | None]:
-        where = [EvaluationRow.model_id == model] if model else []
-        where += [EvaluationRow.index_id == index] if index else []
-        return self.page(request, *where)
+    def matching(self, request: PageRequest, **wanted: str | None) -> tuple[list[EvaluationRow], str | None]:
+        """wanted: name, state, model, dataset, index."""
+        columns = {
+            "name": EvaluationRow.name,
+            "state": EvaluationRow.state,
+            "model": EvaluationRow.model_id,
+            "dataset": EvaluationRow.dataset_id,
+            "index": EvaluationRow.index_id,
+        }
+        return self.page(request, *[columns[name] == value for name, value in wanted.items() if value is not None])
 
     def newest_ready(self, index_id: str, revision: str | None = None) -> EvaluationRow | None:
         where = [EvaluationRow.index_id == index_id, EvaluationRow.state == "ready"]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.amending import GIVEN, SHOWN, Metadata
 from app.attributions.schemas import MemberBody
 from app.bodies import JsonObject, Name, PlainText, Problem, RequestBody
 from engine.evaluate.scorecard import Candidate, EvaluationConfig, Question, VerdictName
@@ -40,7 +41,7 @@ class EvaluationCreate(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    index: PlainText
+    index: PlainText = Field(description="An index, or an alias.")
     name: Name | None = None
     queries: list[QuestionBody] | None = Field(
         default=None, min_length=2, max_length=MAX_QUESTIONS, description="Questions like those people will ask."
@@ -68,10 +69,11 @@ class EvaluationCreate(RequestBody):
         default=_USUAL.canaries, ge=0, le=64, description="Facts planted to be found, where no query has `relevant`."
     )
     seed: int = Field(default=_USUAL.seed, ge=0, lt=2**63)
+    metadata: Metadata | None = GIVEN
 
     def config(self) -> EvaluationConfig:
         """As the engine knows it."""
-        beside = {"index", "name", "queries", "rows", "group_by", "measurement", "candidates"}
+        beside = {"index", "name", "queries", "rows", "group_by", "measurement", "candidates", "metadata"}
         chosen = tuple(Candidate(given.method, dict(given.options)) for given in self.candidates)
         return EvaluationConfig(candidates=chosen, **self.model_dump(exclude=beside))
 
@@ -96,6 +98,7 @@ class EvaluationSummary(BaseModel):
     retrainings: int | None
     seconds: float | None
     error: Problem | None
+    metadata: dict[str, Any] | None = SHOWN
     created_at: datetime
     ready_at: datetime | None
 
@@ -104,6 +107,46 @@ class EvaluationOut(EvaluationSummary):
     """`scorecard`: all that was measured: every method's LDS, comparisons, leave-out and verdicts; docs/trust.md."""
 
     scorecard: dict[str, Any] | None
+
+
+class PairsOut(BaseModel):
+    """One question (`query`: its place among those asked), and one number a retrained subset of the rows: `predicted`,
+    the sum of the kept rows' scores (standardised), and `measured`, log-probability or log-odds after retraining."""
+
+    query: int
+    asked: str = Field(description="The question as people read it, shortened.")
+    lds: float | None
+    predicted: list[float | None]
+    measured: list[float | None]
+
+
+class FallOut(BaseModel):
+    """How far a question's answer fell (nats) without its `top` rows, by method, and without as many random ones."""
+
+    query: int
+    asked: str
+    top: dict[str, float | None]
+    random: float | None
+
+
+class CurveOut(BaseModel):
+    """`found` by method: which share of the `relevant` rows is among the first n, for each n of `rows`."""
+
+    name: str
+    rows: list[int]
+    relevant: float
+    found: dict[str, list[float | None]]
+
+
+class EvaluationFiguresOut(BaseModel):
+    """What a scorecard's charts show; `method`: the index's own. Of many questions some, spread over the list."""
+
+    evaluation: str
+    method: str
+    composition: list[PairsOut]
+    this_run: list[PairsOut]
+    leave_out: list[FallOut]
+    curves: list[CurveOut]
 
 
 class EvaluationCostOut(BaseModel):

@@ -11,18 +11,27 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.amending import NamedPatch, amended
 from app.dependencies import Services
 from app.errors import InUse
+from app.etags import Preconditions
+from app.evaluations.figures import figures_of
 from app.evaluations.questions import Questions, questions_of
 from app.evaluations.repository import EvaluationsRepository
 from app.evaluations.reusing import take_over
 from app.evaluations.running import EVALUATE, follow_evaluation, run_evaluation
-from app.evaluations.schemas import CandidateBody, EvaluationCreate, EvaluationOut, EvaluationSummary
+from app.evaluations.schemas import (
+    CandidateBody,
+    EvaluationCreate,
+    EvaluationFiguresOut,
+    EvaluationOut,
+    EvaluationSummary,
+)
 from app.indexes.service import IndexesService, LiveIndex
 from app.jobs.service import JobsService
 from app.pagination import PageRequest
 from app.settings import Settings
-from app.storage import remove_directory
+from app.storage import remove_directory, undecided
 from app.tables import EvaluationRow, IndexRow
 from engine.config import fingerprint
 from engine.errors import EngineError, InvalidOption
@@ -64,10 +73,18 @@ class EvaluationsService:
     def get(self, evaluation_id: str) -> EvaluationRow:
         return self.repository.get(evaluation_id)
 
-    def page(
-        self, request: PageRequest, *, model: str | None, index: str | None
-    ) -> tuple[list[EvaluationRow], str | None]:
-        return self.repository.matching(request, model=model, index=index)
+    def figures(self, evaluation_id: str) -> EvaluationFiguresOut:
+        """What its charts show. Raises NotFound, also where there are none."""
+        return figures_of(self.settings, self.repository.get(evaluation_id))
+
+    def page(self, request: PageRequest, **wanted: str | None) -> tuple[list[EvaluationRow], str | None]:
+        """wanted: name, state, model, dataset, index."""
+        return self.repository.matching(request, **wanted)
+
+    def amend(self, evaluation_id: str, patch: NamedPatch, preconditions: Preconditions) -> EvaluationOut:
+        """Raises NotFound, PreconditionFailed."""
+        row = self.repository.get(evaluation_id)
+        return amended(self.repository.session, row, patch, preconditions, shown_evaluation)
 
     def plan(self, body: EvaluationCreate) -> Plan:
         """What the engine is to measure. Raises NotFound, IndexUnavailable, MissingNeed, UnknownMethod, InvalidOption,
@@ -84,6 +101,7 @@ class EvaluationsService:
         plan = self.plan(body)
         row = EvaluationRow(
             name=body.name,
+            user_metadata=body.metadata,
             model_id=plan.live.model_id,
             dataset_id=plan.index.dataset_id,
             index_id=plan.live.id,
@@ -136,9 +154,12 @@ def estimate_evaluation(services: Services, tenant: str, body: EvaluationCreate)
 
 
 def delete_evaluation(services: Services, tenant: str, evaluation_id: str) -> None:
-    with services.database.write() as session:
-        EvaluationsService(session, tenant, services.settings).delete(evaluation_id)
-    remove_directory(services.settings.evaluations_dir / evaluation_id)
+    with services.database.read() as session:
+        directory = services.settings.evaluations_dir / EvaluationsRepository(session, tenant).get(evaluation_id).id
+    with undecided(directory):
+        with services.database.write() as session:
+            EvaluationsService(session, tenant, services.settings).delete(evaluation_id)
+        remove_directory(directory)
 
 
 def shown_summary(row: EvaluationRow) -> EvaluationSummary:
@@ -152,7 +173,8 @@ def shown_evaluation(row: EvaluationRow) -> EvaluationOut:
 
 
 def _fields(row: EvaluationRow) -> dict[str, Any]:
-    named = {"model": row.model_id, "dataset": row.dataset_id, "index": row.index_id, "questions": row.asked}
+    named: dict[str, Any] = {"model": row.model_id, "dataset": row.dataset_id, "index": row.index_id}
+    named |= {"questions": row.asked, "metadata": row.user_metadata}
     same = [name for name in EvaluationSummary.model_fields if name not in named]
     return {name: getattr(row, name) for name in same} | named
 

@@ -13,6 +13,7 @@ from app.indexes.options import config_from
 from app.indexes.repository import IndexesRepository
 from app.jobs.contract import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Done, JobContext
 from app.models.service import ModelsService, config_of
+from app.paths import PathPolicy
 from app.tables import IndexRow, JobRow, utc_now
 from engine.errors import Cancelled
 from engine.types import IndexInfo
@@ -27,7 +28,8 @@ def run_build(services: Services, context: JobContext) -> Done:
         row = IndexesRepository(session, context.tenant).get(index_id)
         datasets = DatasetsService(session, context.tenant, services.settings)
         dataset_dir = datasets.directory(datasets.ready(row.dataset_id))
-        model = config_of(ModelsService(session, context.tenant).get(row.model_id))
+        paths = PathPolicy(services.settings.roots)
+        model = config_of(ModelsService(session, context.tenant).get(row.model_id), paths)
     index_dir = services.settings.indexes_dir / index_id
     info = services.engine.build_index(model, dataset_dir, config_from(row.config), index_dir, context.checkpoint)
     return Done({"index": index_id, "rows": info.rows, "bytes": info.bytes, "revision": info.revision}, info)
@@ -39,14 +41,15 @@ def follow_build(services: Services, session: Session, job: JobRow, info: IndexI
     if row is None:
         return
     if job.state == SUCCEEDED and info is not None:
-        _ready(row, info)
+        mark_ready(row, info)
     elif job.state in (QUEUED, RUNNING):
         row.state, row.error = ("queued" if job.state == QUEUED else "building"), None
     elif job.state in (FAILED, CANCELLED):
         row.state, row.error = "failed", job.error or problem_of(Cancelled("The build was cancelled."))
 
 
-def _ready(row: IndexRow, info: IndexInfo) -> None:
+def mark_ready(row: IndexRow, info: IndexInfo) -> None:
+    """The row takes what the engine says of the finished index."""
     learned = dataclasses.asdict(info)
     for name in ("method", "rows", "dims", "bytes", "sketched", "checkpoints", "coverage", "fingerprints"):
         setattr(row, name, learned[name])

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import StreamingResponse
 
+from app.amending import CHANGED, NamedPatch
 from app.bodies import problems
 from app.datasets.rendering import shown
 from app.dependencies import Paging, ReadSession, ServicesDep, Tenant
-from app.idempotency import IdempotentRoute
+from app.etags import ForChange, TaggedRoute, etag_of, tagged
 from app.indexes import service
-from app.indexes.schemas import EstimateOut, IndexCreate, IndexOut, SelfInfluenceOut
+from app.indexes.exporting import export_index as exported
+from app.indexes.importing import import_index as imported
+from app.indexes.schemas import IMPORT_BODY, EstimateOut, IndexCreate, IndexOut, SelfInfluenceOut, State
 from app.indexes.service import IndexesService, shown_index
+from app.indexes.uploads import ImportBody
 from app.pagination import MAX_LIMIT, Page, decode_place, encode_cursor
 
-router = APIRouter(prefix="/v1/indexes", tags=["indexes"], route_class=IdempotentRoute)
+router = APIRouter(prefix="/v1/indexes", tags=["indexes"], route_class=TaggedRoute)
+
+_TAR = {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @router.post(
@@ -42,14 +49,38 @@ def estimate_index(body: IndexCreate, services: ServicesDep, tenant: Tenant) -> 
 
 
 @router.get("", operation_id="list_indexes", summary="List indexes, newest first", responses=problems(422, 503))
-def list_indexes(page: Paging, services: ServicesDep, session: ReadSession, tenant: Tenant) -> Page[IndexOut]:
-    rows, cursor = IndexesService(session, tenant, services.settings).page(page)
+def list_indexes(
+    page: Paging,
+    services: ServicesDep,
+    session: ReadSession,
+    tenant: Tenant,
+    name: Annotated[str | None, Query(description="Only those of this name: its versions.")] = None,
+    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    model: Annotated[str | None, Query(description="Only of this model.")] = None,
+    dataset: Annotated[str | None, Query(description="Only of this dataset.")] = None,
+) -> Page[IndexOut]:
+    indexes = IndexesService(session, tenant, services.settings)
+    rows, cursor = indexes.page(page, name=name, state=state, model=model, dataset=dataset)
     return Page(data=[shown_index(row) for row in rows], next_cursor=cursor)
 
 
-@router.get("/{index_id}", operation_id="get_index", summary="One index", responses=problems(404, 422, 503))
+@router.get("/{index_id}", operation_id="get_index", summary="One index", **tagged(404, 422, 503))
 def get_index(index_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant) -> IndexOut:
     return shown_index(IndexesService(session, tenant, services.settings).get(index_id))
+
+
+@router.patch(
+    "/{index_id}",
+    operation_id="update_index",
+    summary="Name an index that has no name, or note something",
+    responses=CHANGED,
+)
+def update_index(
+    index_id: str, body: NamedPatch, preconditions: ForChange, services: ServicesDep, tenant: Tenant, response: Response
+) -> IndexOut:
+    index = service.amend_index(services, tenant, index_id, body, preconditions)
+    response.headers["ETag"] = etag_of(index)
+    return index
 
 
 @router.delete(
@@ -63,6 +94,35 @@ def delete_index(index_id: str, services: ServicesDep, tenant: Tenant) -> None:
     service.delete_index(services, tenant, index_id)
 
 
+@router.post(
+    "/import",
+    status_code=201,
+    operation_id="import_index",
+    summary="Take in an exported index",
+    openapi_extra=IMPORT_BODY,
+    responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
+)
+def import_index(body: ImportBody, services: ServicesDep, tenant: Tenant, response: Response) -> IndexOut:
+    row = imported(services, tenant, body.fields, body.file)
+    response.headers["Location"] = f"/v1/indexes/{row.id}"
+    return shown_index(row)
+
+
+@router.get(
+    "/{index_id}/export",
+    operation_id="export_index",
+    summary="The index and its rows as one file, for another server",
+    response_class=StreamingResponse,
+    responses={200: {"description": "A tar; the connection breaks off where a file is found damaged", "content": _TAR}}
+    | problems(404, 409, 422, 503),
+)
+def export_index(index_id: str, services: ServicesDep, tenant: Tenant) -> StreamingResponse:
+    archive = exported(services, tenant, index_id)
+    attachment = f'attachment; filename="{index_id}.tar"'
+    headers = {"Content-Length": str(archive.bytes), "Content-Disposition": attachment}
+    return StreamingResponse(iter(archive), media_type="application/x-tar", headers=headers)
+
+
 @router.get(
     "/{index_id}/self-influence",
     operation_id="list_self_influence",
@@ -70,7 +130,7 @@ def delete_index(index_id: str, services: ServicesDep, tenant: Tenant) -> None:
     responses=problems(404, 409, 422, 503),
 )
 def list_self_influence(
-    index_id: str,
+    index_id: Annotated[str, Path(description="An index, or an alias.")],
     services: ServicesDep,
     tenant: Tenant,
     order: Literal["desc", "asc"] = "desc",

@@ -20,12 +20,15 @@ from engine.methods.specs import method_specs, validate_method
 _CONFIG = TypeAdapter(IndexConfig)
 _OPTIONS = TypeAdapter(IndexOptions)
 AUTO = "auto"
+LONGEST_PATTERN = 500
 
 
 def _regular_expression(value: str) -> str:
+    if len(value) > LONGEST_PATTERN:
+        raise ValueError(f"a regular expression of more than {LONGEST_PATTERN} characters")
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from error
     return value
 

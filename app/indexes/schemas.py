@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.amending import GIVEN, SHOWN, Metadata
 from app.bodies import JsonObject, Name, PathText, PlainText, Problem, RequestBody
 
 _EXAMPLE = {
@@ -15,6 +16,9 @@ _EXAMPLE = {
     "method": "auto",
     "options": {"projection_dim": "auto", "damping": 0.1},
 }
+
+
+State = Literal["queued", "building", "ready", "failed", "stale"]
 
 
 class IndexCreate(RequestBody):
@@ -34,15 +38,55 @@ class IndexCreate(RequestBody):
     options: JsonObject = Field(
         default={}, description="Of the build (projection_dim, dtype, modules, max_length, …) and of the method."
     )
+    metadata: Metadata | None = GIVEN
+
+
+class IndexImport(RequestBody):
+    """What is sent beside the file of an import."""
+
+    model: PlainText
+    name: Name | None = None
+
+
+_FILE = {
+    "type": "string",
+    "contentMediaType": "application/x-tar",
+    "description": "As GET /v1/indexes/{index_id}/export gave it.",
+}
+# A form with a file, which FastAPI cannot infer from a dependency.
+IMPORT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model", "file"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "model": {
+                            "type": "string",
+                            "description": "Id of a registered model; its fingerprint has to be that of the export.",
+                        },
+                        "name": {"type": "string", "minLength": 1, "maxLength": 200},
+                        "file": _FILE,
+                    },
+                }
+            }
+        },
+    }
+}
 
 
 class IndexOut(BaseModel):
     """What the build learns is null until `state` is `ready`. `options`: what is in force, or was asked for.
-    `chosen_by`: the evaluation that `auto` took the method and its options from."""
+    `chosen_by`: the evaluation that `auto` took the method and its options from. `version` counts the indexes of one
+    name, from 1."""
 
     id: str
     job_id: str | None
     name: str | None
+    version: int | None
     model: str
     dataset: str
     method: str
@@ -60,6 +104,7 @@ class IndexOut(BaseModel):
     options: dict[str, Any]
     warnings: list[str]
     timings_s: dict[str, Any] | None
+    metadata: dict[str, Any] | None = SHOWN
     error: Problem | None
     created_at: datetime
     ready_at: datetime | None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,18 +14,22 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.database import Database
-from app.errors import AppError, problem_of
-from app.jobs.contract import CANCELLED, CANCELLING, FAILED, QUEUED, SUCCEEDED, Handler, JobContext
+from app.errors import AppError, Unavailable, problem_of, recognised
+from app.jobs.contract import CANCELLED, CANCELLING, FAILED, QUEUED, SUCCEEDED, Done, Handler, JobContext
 from app.jobs.events import append, change_state
 from app.jobs.progress import Meter, advance
 from app.jobs.queue import Fence, Fenced, JobQueue
 from app.tables.job import JobRow
+from app.telemetry.traces import ORIGIN
 from engine.errors import Cancelled, EngineError
 from engine.types import Progress
 
 log = structlog.get_logger("whence.jobs")
 
 Json = dict[str, Any]
+FIRST_PAUSE_SECONDS = 0.1
+OUTAGES = 6  # of the database, one soon after the other, that the work is begun again after
+RELEASED, LOST = "released", "lost"
 
 
 class Released(Cancelled):
@@ -32,7 +37,10 @@ class Released(Cancelled):
 
 
 class Attempt:
-    """The worker's beat thread calls beat() and release(); all else runs in the attempt's own thread."""
+    """The worker's beat thread calls beat() and release(); all else runs in the attempt's own thread.
+
+    outcome: the state it ended the job with, RELEASED (back to the queue), or LOST: nothing it wrote counted.
+    """
 
     def __init__(
         self,
@@ -42,6 +50,7 @@ class Attempt:
         *,
         lease: timedelta,
         future: Future[Any] | None = None,
+        on_progress: Callable[[Progress], None] = lambda _progress: None,
     ) -> None:
         assert job.worker_id is not None
         self.database = database
@@ -52,19 +61,21 @@ class Attempt:
             job_id=job.id,
             kind=job.kind,
             tenant=job.tenant,
-            payload=job.payload,
+            payload={name: value for name, value in job.payload.items() if name != ORIGIN},
             attempt=job.attempt,
             checkpoint=self.checkpoint,
             message=self.message,
             transaction=self.transaction,
             future=future,
         )
+        self.outcome = LOST
+        self._on_progress = on_progress
         self._meter = Meter()
         self._stop: Cancelled | None = None
 
     def run(self) -> None:
         try:
-            done = self.handler.run(self.context)
+            done = self._handled()
         except Fenced:
             log.warning("job lost to another worker")
         except Exception as error:
@@ -72,9 +83,26 @@ class Attempt:
         else:
             self._succeeded(done.result, done.outcome)
 
+    def _handled(self) -> Done:
+        """Runs the handler. When a connection is cut under it, it is run again, and goes on from what it kept, as it
+        would after a crash: a database that restarts must not fail the jobs of the minute."""
+        outages, latest = 0, time.monotonic()
+        while True:
+            try:
+                return self.handler.run(self.context)
+            except Exception as error:
+                outages = 1 if time.monotonic() - latest > self.lease.total_seconds() else outages + 1
+                if not isinstance(recognised(error), Unavailable) or outages > OUTAGES:
+                    raise
+                log.warning("the database went away under a job, which begins again", outages=outages)
+            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (outages - 1))
+            self._raise_if_stopped()
+            latest = time.monotonic()
+
     def checkpoint(self, progress: Progress) -> None:
         """See JobContext.checkpoint. A database that is away for a moment does not stop the work."""
         self._raise_if_stopped()
+        self._on_progress(progress)
         if self._meter.due(progress):
             try:
                 self._report(progress)
@@ -142,10 +170,27 @@ class Attempt:
             log.warning("job lost to another worker at its end")
 
     def _end(self, state: str, *, result: Json | None = None, error: Json | None = None, outcome: Any = None) -> None:
-        with self._held() as (session, job):
-            change_state(session, job, state, result=result, error=error)
-            follow(self.handler, session, job, outcome)
-        log.info("job ended", state=state)
+        for pause in self._pauses():
+            try:
+                with self._held() as (session, job):
+                    change_state(session, job, state, result=result, error=error)
+                    follow(self.handler, session, job, outcome)
+                break
+            except OperationalError as away:
+                if not pause or isinstance(self._stop, Released):
+                    raise
+                log.warning("the end of a job cannot be written yet", state=state, error=str(away.orig))
+                time.sleep(pause)
+        self.outcome = state
+
+    def _pauses(self) -> Iterator[float]:
+        """Hours of work must not be lost to a database that is away for a moment. Once the lease is over another
+        worker may have the job, and then it is for that one to end it: the last of the pauses is 0."""
+        deadline, pause = time.monotonic() + self.lease.total_seconds(), FIRST_PAUSE_SECONDS
+        while time.monotonic() + pause < deadline:
+            yield pause
+            pause *= 2
+        yield 0.0
 
     def _requeue(self) -> None:
         with self._held() as (session, job):
@@ -153,7 +198,7 @@ class Attempt:
             job.attempts_without_progress = max(0, job.attempts_without_progress - 1)
             change_state(session, job, ended)
             follow(self.handler, session, job, None)
-        log.info("job released", state=ended)
+        self.outcome = RELEASED if ended == QUEUED else ended
 
     @contextmanager
     def _held(self) -> Iterator[tuple[Session, JobRow]]:
@@ -175,7 +220,9 @@ def follow(handler: Handler, session: Session, job: JobRow, outcome: Any) -> Non
 
 
 def _log_failure(error: Exception) -> None:
+    """The detail of a caller's mistake may quote their rows: it is in the job, not in the log."""
+    body = problem_of(error)
     if isinstance(error, (EngineError, AppError)):
-        log.warning("job failed", code=error.code, detail=error.detail)
+        log.warning("job failed", code=error.code, detail=body["detail"] if body["status"] >= 500 else None)
     else:
         log.error("job failed", exc_info=error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,11 +11,13 @@ from sqlalchemy.orm import Session
 from app.errors import Conflict, InUse
 from app.jobs.contract import ACTIVE, CANCELLED, CANCELLING, ENDED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from app.jobs.events import append, change_state
+from app.jobs.limits import check_room
 from app.jobs.repository import JobsRepository
 from app.pagination import PageRequest
 from app.tables.base import utc_now
 from app.tables.job import JobRow
 from app.tables.job_event import JobEventRow
+from app.telemetry.traces import origin
 
 Follow = Callable[[Session, JobRow, Any], None]
 
@@ -28,14 +30,27 @@ class JobsService:
 
     def __init__(self, session: Session, tenant: str) -> None:
         self.session = session
+        self.tenant = tenant
         self.jobs = JobsRepository(session, tenant)
 
     def enqueue(
-        self, kind: str, payload: dict[str, Any], *, resource_id: str | None = None, adopted_by: str | None = None
+        self,
+        kind: str,
+        payload: dict[str, Any],
+        *,
+        resource_id: str | None = None,
+        adopted_by: str | None = None,
+        waited: bool = False,
     ) -> JobRow:
         """Inserts the job in the caller's transaction. `adopted_by`: the id of this process's worker,
-        which already runs the computation and is told by Worker.adopt() after the commit."""
-        job = self.jobs.add(JobRow(kind=kind, payload=payload, resource_id=resource_id))
+        which already runs the computation and is told by Worker.adopt() after the commit.
+
+        Raises TooManyJobs, InsufficientStorage. Not when the caller has `waited` for the computation: what was let in
+        and paid for is not thrown away. It counts, though, so that others wait for it.
+        """
+        if not waited:
+            check_room(self.session, self.tenant)
+        job = self.jobs.add(JobRow(kind=kind, payload=payload | origin(), resource_id=resource_id))
         change_state(self.session, job, QUEUED)
         if adopted_by is not None:
             job.attempt, job.attempts_without_progress = 1, 1
@@ -45,6 +60,13 @@ class JobsService:
 
     def get(self, job_id: str) -> JobRow:
         return self.jobs.get(job_id)
+
+    def find(self, job_id: str) -> JobRow | None:
+        return self.jobs.find(job_id)
+
+    def some(self, job_ids: Collection[str]) -> dict[str, JobRow]:
+        """Those of these that exist, by id."""
+        return self.jobs.some(job_ids)
 
     def page(self, request: PageRequest, *, kind: str | None, state: str | None) -> tuple[list[JobRow], str | None]:
         where = [JobRow.kind == kind] if kind else []
@@ -70,13 +92,15 @@ class JobsService:
         return job
 
     def resume(self, job_id: str, follow: Follow) -> JobRow:
-        """A failed or cancelled job is queued again; what it finished is kept by its handler."""
+        """A failed or cancelled job is queued again; what it finished is kept by its handler. Raises Conflict,
+        TooManyJobs, InsufficientStorage."""
         job = self.jobs.lock(job_id)
         if job.state not in (FAILED, CANCELLED):
             raise Conflict(
                 f"Job {job.id} is {job.state}; only a failed or cancelled job can be resumed.",
                 remedy="Wait for it to end, or start a new job.",
             )
+        check_room(self.session, self.tenant)
         job.attempts_without_progress = 0
         self._change(job, QUEUED, follow)
         return job

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
+from fastapi import APIRouter, Query, Response
+
+from app.amending import CHANGED, MetadataPatch
 from app.bodies import problems
 from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
-from app.idempotency import IdempotentRoute
+from app.etags import ForChange, TaggedRoute, etag_of, tagged
 from app.models.schemas import ModelCreate, ModelOut
 from app.models.service import ModelsService, register_model
 from app.pagination import Page
 
-router = APIRouter(prefix="/v1/models", tags=["models"], route_class=IdempotentRoute)
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=TaggedRoute)
 
 
 @router.post(
@@ -28,14 +31,33 @@ def create_model(body: ModelCreate, services: ServicesDep, tenant: Tenant, respo
 
 
 @router.get("", operation_id="list_models", summary="List models, newest first", responses=problems(422, 503))
-def list_models(page: Paging, session: ReadSession, tenant: Tenant) -> Page[ModelOut]:
-    rows, cursor = ModelsService(session, tenant).page(page)
+def list_models(
+    page: Paging,
+    session: ReadSession,
+    tenant: Tenant,
+    name: Annotated[str | None, Query(description="Only those of this name: its versions.")] = None,
+) -> Page[ModelOut]:
+    rows, cursor = ModelsService(session, tenant).page(page, name=name)
     return Page(data=[ModelOut.model_validate(row) for row in rows], next_cursor=cursor)
 
 
-@router.get("/{model_id}", operation_id="get_model", summary="One model", responses=problems(404, 422, 503))
+@router.get("/{model_id}", operation_id="get_model", summary="One model", **tagged(404, 422, 503))
 def get_model(model_id: str, session: ReadSession, tenant: Tenant) -> ModelOut:
     return ModelOut.model_validate(ModelsService(session, tenant).get(model_id))
+
+
+@router.patch("/{model_id}", operation_id="update_model", summary="Change what is noted on a model", responses=CHANGED)
+def update_model(
+    model_id: str,
+    body: MetadataPatch,
+    preconditions: ForChange,
+    session: WriteSession,
+    tenant: Tenant,
+    response: Response,
+) -> ModelOut:
+    model = ModelsService(session, tenant).amend(model_id, body, preconditions)
+    response.headers["ETag"] = etag_of(model)
+    return model
 
 
 @router.delete(

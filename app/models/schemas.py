@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
+from app.amending import GIVEN, SHOWN, Metadata
 from app.bodies import JsonObject, Name, PathText, PlainText, RequestBody
 from engine.config import DType, Recipe, Reduction
 
 _RECIPE = TypeAdapter(Recipe)
 LARGEST = (1 << 31) - 1
+MAX_CHECKPOINTS = 64
 Position = Annotated[int, Field(ge=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 ModuleName = Annotated[PlainText, StringConstraints(min_length=1, max_length=1000)]
@@ -111,7 +113,7 @@ class ModelCreate(RequestBody):
     name: Name = Field(description="The same name again makes the next version.")
     base: PathText = Field(description="Directory of the base model, or of a dense fine-tune.")
     adapter: PathText | None = Field(default=None, description="Directory of a PEFT adapter.")
-    checkpoints: list[PathText] = Field(default=[], max_length=64, description="Oldest first.")
+    checkpoints: list[PathText] = Field(default=[], max_length=MAX_CHECKPOINTS, description="Oldest first.")
     tokenizer: PathText | None = Field(default=None, description="Directory of the tokenizer, when not the model's.")
     chat_template: PlainText | None = Field(
         default=None, description="A Jinja chat template, when not the tokenizer's."
@@ -119,6 +121,7 @@ class ModelCreate(RequestBody):
     recipe: RecipeBody | None = Field(default=None, description=RECIPE)
     dtype: DType = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
+    metadata: Metadata | None = GIVEN
 
 
 class ModelOut(BaseModel):
@@ -142,4 +145,5 @@ class ModelOut(BaseModel):
     context_length: int
     coverage: dict[str, Any]
     warnings: list[str]
+    metadata: dict[str, Any] | None = SHOWN
     created_at: datetime

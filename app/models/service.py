@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.amending import MetadataPatch, amended
 from app.dependencies import Services
 from app.errors import Conflict, InUse
-from app.models.repository import ModelsRepository
-from app.models.schemas import ModelCreate, RecipeBody, first_cause
+from app.etags import Preconditions
+from app.models.repository import ModelName, ModelsRepository
+from app.models.schemas import ModelCreate, ModelOut, RecipeBody, first_cause
 from app.pagination import PageRequest
 from app.paths import PathPolicy
 from app.tables import ModelRow
 from engine.causal.recipe import FoundRecipe
 from engine.config import ModelConfig, Recipe
 from engine.types import ModelInfo
+
+__all__ = ["ModelName", "ModelsService", "config_of", "register_model", "trained_states"]
 
 VERSION_RACES = 10
 _RECIPE = TypeAdapter(Recipe)
@@ -32,8 +39,24 @@ class ModelsService:
     def get(self, model_id: str) -> ModelRow:
         return self.repository.get(model_id)
 
-    def page(self, request: PageRequest) -> tuple[list[ModelRow], str | None]:
-        return self.repository.page(request)
+    def some(self, model_ids: Collection[str]) -> dict[str, ModelRow]:
+        """Those of these that exist, by id."""
+        return self.repository.some(model_ids)
+
+    def names(self, model_ids: Collection[str]) -> dict[str, ModelName]:
+        """Of those of these that exist, by id."""
+        return self.repository.names(ModelRow.id.in_(set(model_ids)), len(model_ids))
+
+    def newest_names(self, limit: int) -> dict[str, ModelName]:
+        return self.repository.names(true(), limit)
+
+    def page(self, request: PageRequest, *, name: str | None = None) -> tuple[list[ModelRow], str | None]:
+        return self.repository.matching(request, name=name)
+
+    def amend(self, model_id: str, patch: MetadataPatch, preconditions: Preconditions) -> ModelOut:
+        """Name and version say which model it is, so they stay. Raises NotFound, PreconditionFailed."""
+        row = self.repository.get(model_id)
+        return amended(self.repository.session, row, patch, preconditions, ModelOut.model_validate)
 
     def delete(self, model_id: str) -> None:
         """Forgets the model; its files stay where they are. Raises InUse."""
@@ -42,16 +65,18 @@ class ModelsService:
             raise InUse(f"Model '{row.id}' is used by '{user}'.", used_by=user)
         self.repository.delete(row)
 
-    def add(self, name: str, config: ModelConfig, info: ModelInfo) -> ModelRow:
+    def add(self, name: str, config: ModelConfig, info: ModelInfo, metadata: dict[str, Any] | None = None) -> ModelRow:
         fields = dataclasses.asdict(config) | {"checkpoints": list(config.checkpoints)}
         learned = dataclasses.asdict(info) | {"warnings": list(info.warnings)}
         del learned["checkpoints"]  # a count; the row keeps the paths
         version = self.repository.next_version(name)
-        return self.repository.add(ModelRow(name=name, version=version, **fields, **learned))
+        return self.repository.add(ModelRow(name=name, version=version, user_metadata=metadata, **fields, **learned))
 
 
-def config_of(row: ModelRow) -> ModelConfig:
-    """The row as the engine's configuration."""
+def config_of(row: ModelRow, paths: PathPolicy) -> ModelConfig:
+    """The row as the engine's configuration. Raises PathOutsideRoots: its files have been moved behind a link."""
+    for path in filter(None, (row.base, row.adapter, row.tokenizer, *row.checkpoints)):
+        paths.require_still(path)
     return ModelConfig(
         base=row.base,
         adapter=row.adapter,
@@ -85,7 +110,7 @@ def register_model(services: Services, tenant: str, body: ModelCreate) -> ModelR
     for _ in range(VERSION_RACES):
         try:
             with services.database.write() as session:
-                return ModelsService(session, tenant).add(body.name, config, info)
+                return ModelsService(session, tenant).add(body.name, config, info, body.metadata)
         except IntegrityError:
             continue  # another request took this version number
     raise Conflict(f"Too many models named '{body.name}' are being registered at once.")

@@ -27,3 +27,5 @@ class DatasetRow(Listed, Base):
     warnings: Mapped[list[str]] = mapped_column(default=list)
     error: Mapped[dict[str, Any] | None]
     job_id: Mapped[str | None] = mapped_column(String(40))
+    # `metadata` is taken by SQLAlchemy on every declarative class.
+    user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata")

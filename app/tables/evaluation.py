@@ -50,3 +50,5 @@ class EvaluationRow(Listed, Base):
     job_id: Mapped[str | None] = mapped_column(String(40))
     error: Mapped[dict[str, Any] | None]
     ready_at: Mapped[datetime | None]
+    # `metadata` is taken by SQLAlchemy on every declarative class.
+    user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata")

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint
 from sqlalchemy import Index as TableIndex
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -14,7 +14,7 @@ from app.tables.base import Base, Listed, new_id
 
 
 class IndexRow(Listed, Base):
-    """state: queued | building | ready | failed | stale.
+    """state: queued | building | ready | failed | stale. `version` counts the indexes of one name, from 1.
 
     `config`: the engine.config.IndexConfig asked for, as JSON. What the build reported
     (engine.types.IndexInfo) fills the columns from `rows` on; they are null until it is ready. `chosen_by`: the
@@ -23,6 +23,7 @@ class IndexRow(Listed, Base):
 
     __tablename__ = "indexes"
     __table_args__ = (
+        UniqueConstraint("tenant", "name", "version"),
         TableIndex(None, "tenant", "created_at", "id"),
         TableIndex(None, "model_id", "state"),
         TableIndex(None, "dataset_id"),
@@ -30,6 +31,7 @@ class IndexRow(Listed, Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=partial(new_id, "idx"))
     name: Mapped[str | None] = mapped_column(String(200))
+    version: Mapped[int | None]
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     method: Mapped[str] = mapped_column(String(64))
@@ -51,3 +53,5 @@ class IndexRow(Listed, Base):
     timings_s: Mapped[dict[str, Any] | None]
     revision: Mapped[str | None] = mapped_column(String(64))
     warnings: Mapped[list[str]] = mapped_column(default=list)
+    # `metadata` is taken by SQLAlchemy on every declarative class.
+    user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata")

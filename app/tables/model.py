@@ -38,3 +38,5 @@ class ModelRow(Listed, Base):
     context_length: Mapped[int]
     coverage: Mapped[dict[str, Any]]
     warnings: Mapped[list[str]] = mapped_column(default=list)
+    # `metadata` is taken by SQLAlchemy on every declarative class.
+    user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata")

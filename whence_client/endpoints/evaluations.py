@@ -7,9 +7,9 @@ from typing import Any
 
 from whence_client.endpoints.paging import collect
 from whence_client.flow import Flow
-from whence_client.trust import Evaluation, EvaluationCost
+from whence_client.trust import Evaluation, EvaluationCost, EvaluationFigures
 from whence_client.types import Page
-from whence_client.wire import ask, discard, get, post
+from whence_client.wire import ask, discard, get, patch, post
 
 
 def create(
@@ -45,11 +45,32 @@ def retrieve(evaluation_id: str) -> Flow[Evaluation]:
     return ask(get(f"/v1/evaluations/{evaluation_id}"), Evaluation)
 
 
+def figures(evaluation_id: str) -> Flow[EvaluationFigures]:
+    """What its charts show. Raises NotFound until it is ready."""
+    return ask(get(f"/v1/evaluations/{evaluation_id}/figures"), EvaluationFigures)
+
+
+def update(
+    evaluation_id: str, *, name: str | None = None, metadata: dict[str, Any] | None = None, if_match: str | None = None
+) -> Flow[Evaluation]:
+    """Rename it, or replace what is noted on it. Raises PreconditionFailed when it has changed since `if_match` was
+    its ETag."""
+    return ask(patch(f"/v1/evaluations/{evaluation_id}", {"name": name, "metadata": metadata}, if_match), Evaluation)
+
+
 def list_page(
-    *, model: str | None = None, index: str | None = None, cursor: str | None = None, limit: int | None = None
+    *,
+    name: str | None = None,
+    state: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    index: str | None = None,
+    cursor: str | None = None,
+    limit: int | None = None,
 ) -> Flow[Page[Evaluation]]:
     """One page, newest first, without scorecards."""
-    return ask(get("/v1/evaluations", model=model, index=index, cursor=cursor, limit=limit), Page[Evaluation])
+    wanted = {"name": name, "state": state, "model": model, "dataset": dataset, "index": index}
+    return ask(get("/v1/evaluations", cursor=cursor, limit=limit, **wanted), Page[Evaluation])
 
 
 def list_all() -> Flow[list[Evaluation]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
+from whence_client.download import download
 from whence_client.endpoints.paging import collect
 from whence_client.flow import Flow
 from whence_client.types import Index, IndexEstimate, Page, SelfInfluence
-from whence_client.wire import ask, discard, get, post
+from whence_client.wire import ask, discard, get, patch, post, post_file
 
 
 def build(
@@ -19,9 +22,11 @@ def build(
     method: str | None = None,
     checkpoints: str | Sequence[str] | None = None,
     options: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> Flow[Index]:
     """Start a build; the answer's `job_id` is the job to wait for."""
-    return ask(post("/v1/indexes", _body(model, dataset, name, method, checkpoints, options)), Index)
+    body = _body(model, dataset, name, method, checkpoints, options)
+    return ask(post("/v1/indexes", body | {"metadata": metadata}), Index)
 
 
 def estimate(
@@ -40,9 +45,26 @@ def retrieve(index_id: str) -> Flow[Index]:
     return ask(get(f"/v1/indexes/{index_id}"), Index)
 
 
-def list_page(*, cursor: str | None = None, limit: int | None = None) -> Flow[Page[Index]]:
-    """One page, newest first."""
-    return ask(get("/v1/indexes", cursor=cursor, limit=limit), Page[Index])
+def update(
+    index_id: str, *, name: str | None = None, metadata: dict[str, Any] | None = None, if_match: str | None = None
+) -> Flow[Index]:
+    """Name an index that has no name, or replace what is noted on it. Raises PreconditionFailed when it has changed
+    since `if_match` was its ETag, and Conflict for a second name."""
+    return ask(patch(f"/v1/indexes/{index_id}", {"name": name, "metadata": metadata}, if_match), Index)
+
+
+def list_page(
+    *,
+    name: str | None = None,
+    state: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    cursor: str | None = None,
+    limit: int | None = None,
+) -> Flow[Page[Index]]:
+    """One page, newest first; of one name: its versions."""
+    wanted = {"name": name, "state": state, "model": model, "dataset": dataset}
+    return ask(get("/v1/indexes", cursor=cursor, limit=limit, **wanted), Page[Index])
 
 
 def list_all() -> Flow[list[Index]]:
@@ -53,6 +75,16 @@ def list_all() -> Flow[list[Index]]:
 def delete(index_id: str) -> Flow[None]:
     """Raises Conflict while it is being built."""
     return discard(f"/v1/indexes/{index_id}")
+
+
+def export(index_id: str, file: str | PathLike[str]) -> Flow[Path]:
+    """Write the index and its rows to one file, for another server. The file is there when it is whole."""
+    return download(get(f"/v1/indexes/{index_id}/export"), Path(file))
+
+
+def import_(file: str | PathLike[str], *, model: str, name: str | None = None) -> Flow[Index]:
+    """Take in an exported index. `model`: the id of the same model on this server; Conflict where it is another."""
+    return ask(post_file("/v1/indexes/import", Path(file), model=model, name=name), Index)
 
 
 def self_influence(

@@ -9,7 +9,7 @@ from typing import Any
 from whence_client.endpoints.paging import collect
 from whence_client.flow import Flow
 from whence_client.types import Model, Page
-from whence_client.wire import ask, discard, get, post
+from whence_client.wire import ask, discard, get, patch, post
 
 Location = str | PathLike[str]
 
@@ -25,6 +25,7 @@ def create(
     recipe: dict[str, Any] | None = None,
     dtype: str | None = None,
     quantization: str | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> Flow[Model]:
     """Register a fine-tuned model. Paths are the server's, below its WHENCE_MODEL_ROOTS."""
     body = {
@@ -37,6 +38,7 @@ def create(
         "recipe": recipe,
         "dtype": dtype,
         "quantization": quantization,
+        "metadata": metadata,
     }
     return ask(post("/v1/models", body), Model)
 
@@ -45,9 +47,14 @@ def retrieve(model_id: str) -> Flow[Model]:
     return ask(get(f"/v1/models/{model_id}"), Model)
 
 
-def list_page(*, cursor: str | None = None, limit: int | None = None) -> Flow[Page[Model]]:
-    """One page, newest first."""
-    return ask(get("/v1/models", cursor=cursor, limit=limit), Page[Model])
+def update(model_id: str, *, metadata: dict[str, Any], if_match: str | None = None) -> Flow[Model]:
+    """Replace what is noted on a model. Raises PreconditionFailed when it has changed since `if_match` was its ETag."""
+    return ask(patch(f"/v1/models/{model_id}", {"metadata": metadata}, if_match), Model)
+
+
+def list_page(*, name: str | None = None, cursor: str | None = None, limit: int | None = None) -> Flow[Page[Model]]:
+    """One page, newest first; of one name: its versions."""
+    return ask(get("/v1/models", name=name, cursor=cursor, limit=limit), Page[Model])
 
 
 def list_all() -> Flow[list[Model]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from whence_client.flow import Flow
-from whence_client.types import Method, Page, Status
+from whence_client.status import Status
+from whence_client.types import Method, Page
 from whence_client.wire import ask, get
 
 
