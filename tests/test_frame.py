@@ -170,7 +170,7 @@ from app.main import create_app
 async def main():
     app = create_app()
     async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1") as client:
             for path in ("/livez", "/v1/methods"):
                 response = await client.get(path)
                 print(path, response.status_code)

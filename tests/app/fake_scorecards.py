@@ -54,6 +54,15 @@ def scorecard_of(
     )
 
 
+def figures_of(queries: Sequence[EvaluationQuery]) -> dict[str, Any]:
+    """Of the last query: predictions and outcomes of four subsets; every fall; one curve."""
+    pairs = {"query": len(queries) - 1, "lds": 0.8, "predicted": [-1.2, -0.4, 0.4, 1.2], "measured": [-4, -2, -3, -1]}
+    falls = [{"query": q, "top": {"ekfac": 3.0 - q, "bm25": 1.0}, "random": 0.1} for q in range(len(queries))]
+    found = {"ekfac": [0.5, 1.0, 1.0], "bm25": [0.0, 0.5, 1.0]}
+    curve = {"name": "mislabelled rows", "rows": [1, 2, 4], "relevant": 2.0, "found": found}
+    return {"method": "ekfac", "composition": [pairs], "this_run": [], "leave_out": falls, "curves": [curve]}
+
+
 def _method(
     name: str, role: Role, verdict: VerdictName, value: float, options: dict[str, Any] | None = None
 ) -> MethodEvidence:

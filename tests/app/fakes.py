@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -15,9 +16,18 @@ from typing import Any
 from engine.causal.recipe import FoundRecipe
 from engine.causal.recorded import find_recipe
 from engine.config import IndexConfig, ModelConfig, fingerprint
-from engine.dataset import Dataset, example_text, open_dataset
+from engine.dataset import Dataset, RowFilter, example_text, open_dataset
+from engine.durable import checksum_of, write_durably
 from engine.errors import IndexUnavailable, NotAModel
-from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard, VerdictName
+from engine.evaluate.scorecard import (
+    FIGURES_FILE,
+    EvaluationConfig,
+    EvaluationCost,
+    EvaluationQuery,
+    Scorecard,
+    VerdictName,
+)
+from engine.integrity import sealed
 from engine.methods.specs import method_specs
 from engine.types import (
     AskOptions,
@@ -25,6 +35,7 @@ from engine.types import (
     CheckpointFn,
     Coverage,
     Diagnostics,
+    Generated,
     Group,
     Hit,
     IndexEstimate,
@@ -39,7 +50,8 @@ from engine.types import (
     SelfInfluence,
     Token,
 )
-from tests.app.fake_scorecards import scorecard_of
+from tests.app.fake_scorecards import figures_of, scorecard_of
+from tests.app.fake_tokens import asked_parts, tokens_of
 
 COVERAGE = Coverage(tracked_parameters=90, trained_parameters=100, share=0.9)
 SERVES = ("ekfac", "bm25", "length", "random")
@@ -52,12 +64,12 @@ class FakeEngine:
 
     Tell it what to do:
         errors["build_index"] = StorageFull("…")   that method raises (submit_attribution: the call itself;
-                                                   "attribution": its future)
+                                                   "attribution", "generation": the future of either)
         gate.clear()                               builds, evaluations and attributions wait until gate.set();
                                                    a waiting build calls checkpoint, so it can be cancelled
         step_seconds = 0.01                        builds take that long a row, evaluations a subset
         verdict = "untrusted"                      what evaluations find of the index's own method
-    `calls` records (method, arguments).
+    `calls` records (method, arguments), `groups` on whose behalf attributions were submitted.
     """
 
     errors: dict[str, Exception] = field(default_factory=dict)
@@ -65,6 +77,7 @@ class FakeEngine:
     verdict: VerdictName = "trusted"
     max_queue: int = 64
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     closed: bool = False
 
     def __post_init__(self) -> None:
@@ -118,31 +131,54 @@ class FakeEngine:
         for position in range(len(rows)):
             checkpoint(Progress(position, len(rows), "rows", "sketch"))
             self._wait(lambda at=position: checkpoint(Progress(at, len(rows), "rows", "sketch")))
-            shard = shards / f"{position:05d}"
+            shard = shards / f"{position:05d}.faiss"
             if not shard.exists():
-                shard.write_text(rows[position].id)
+                _write(shard, rows[position].id)
         checkpoint(Progress(len(rows), len(rows), "rows", "sketch"))
         info = _index_info(model, rows, config)
-        (index_dir / "manifest.json").write_text(json.dumps({"revision": info.revision}))
+        _write(index_dir / "manifest.json", _manifest(index_dir, info))
         return info
 
+    def check_index(self, index_dir: Path, *, sketched: bool) -> IndexInfo:
+        """What its manifest says."""
+        self._called("check_index", index_dir, sketched)
+        values = json.loads((index_dir / "manifest.json").read_text())
+        made = {name: values[name] for name in ("method", "rows", "dims", "fingerprints", "options", "revision")}
+        return IndexInfo(**made, serves=SERVES, bytes=100, sketched=sketched, coverage=COVERAGE, checkpoints=1)
+
     def submit_attribution(
-        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions
+        self, model: ModelConfig, dataset_dir: Path, index_dir: Path, query: Query, ask: AskOptions, group: str = ""
     ) -> Future[Attribution]:
+        self.groups.append(group)
         self._called("submit_attribution", model, dataset_dir, index_dir, query, ask)
         if not (index_dir / "manifest.json").is_file():
             raise IndexUnavailable("The index has no manifest.")
         revision = json.loads((index_dir / "manifest.json").read_text())["revision"]
         return self._pool.submit(self._attribute, open_dataset(dataset_dir), revision, query, ask)
 
+    def submit_generation(self, model: ModelConfig, query: Query, group: str = "") -> Future[Generated]:
+        self.groups.append(group)
+        self._called("submit_generation", model, query)
+        return self._pool.submit(self._generate, query)
+
     def self_influence(
-        self, dataset_dir: Path, index_dir: Path, order: str, limit: int, start: int = 0
+        self,
+        dataset_dir: Path,
+        index_dir: Path,
+        order: str,
+        limit: int,
+        start: int = 0,
+        wanted: RowFilter | None = None,
     ) -> list[SelfInfluence]:
-        self._called("self_influence", dataset_dir, index_dir, order, limit, start)
+        self._called("self_influence", dataset_dir, index_dir, order, limit, start, wanted)
         rows = open_dataset(dataset_dir)
-        scored = [SelfInfluence(at, row.id, float(len(example_text(row)))) for at, row in enumerate(rows)]
-        sign = -1 if order == "desc" else 1
-        return sorted(scored, key=lambda row: (sign * row.score, row.position))[start : start + limit]
+        allowed = rows.select(wanted.tags, wanted.query, label=wanted.label) if wanted else range(len(rows))
+        return [row for row in _by_length(rows, order) if row.position in allowed][start : start + limit]
+
+    def self_influence_of(self, dataset_dir: Path, index_dir: Path, positions: Sequence[int]) -> list[SelfInfluence]:
+        self._called("self_influence_of", dataset_dir, index_dir, positions)
+        ranked = {row.position: row for row in _by_length(open_dataset(dataset_dir), "desc")}
+        return [ranked[position] for position in positions]
 
     def evaluate(
         self,
@@ -163,8 +199,10 @@ class FakeEngine:
             run = _run_file(work_dir, done)
             if not run.exists():
                 run.parent.mkdir(parents=True, exist_ok=True)
-                run.write_text(json.dumps({"trained by": work_dir.name}))
+                _write(run, _run_record({"trained by": work_dir.name}))
         checkpoint(Progress(total, total, "retrainings", "retrain"))
+        work_dir.mkdir(parents=True, exist_ok=True)
+        (work_dir / FIGURES_FILE).write_text(json.dumps(figures_of(queries)))
         revision = json.loads((index_dir / "manifest.json").read_text())["revision"]
         return scorecard_of(revision, queries, config, len(open_dataset(dataset_dir)), self.verdict)
 
@@ -201,6 +239,12 @@ class FakeEngine:
         while not self.gate.wait(0.01):
             while_waiting()
 
+    def _generate(self, query: Query) -> Generated:
+        self.gate.wait()
+        if "generation" in self.errors:
+            raise self.errors["generation"]
+        return Generated(_question(query)[1], ended=True)
+
     def _attribute(self, rows: Dataset, revision: str, query: Query, ask: AskOptions) -> Attribution:
         self.gate.wait()
         if "attribution" in self.errors:
@@ -221,17 +265,29 @@ class FakeEngine:
             revision=revision,
             prompt=prompt,
             completion=completion,
-            tokens=_tokens(prompt, completion),
+            tokens=tokens_of(prompt, completion),
             measurement=Measurement(_kind(query), -1.5, len(completion.split())),
             tuned_minus_base=0.25,
-            proponents=_hits(rows, scores, best[: ask.top_k], ask),
-            opponents=_hits(rows, scores, opponents, ask),
+            proponents=_hits(rows, scores, best[: ask.top_k], ask, tokens_of(prompt, completion)),
+            opponents=_hits(rows, scores, opponents, ask, tokens_of(prompt, completion)),
             groups=_groups(rows, scores, searched, ask),
             diagnostics=Diagnostics(0.5, 0.1, 0.0, 2.0, searched=len(searched), total=len(rows)),
             timings_ms={"queue": 0.1, "tokenize": 0.1, "gradient": 1.0, "search": 0.2, "total": 1.4},
             members=tuple(Member(*one) for one in asked) if query.members else None,
             removal=_removal(rows, scores, ask),
         )
+
+
+def _by_length(rows: Dataset, order: str) -> list[SelfInfluence]:
+    """The longest text scores highest."""
+    scores = [float(len(example_text(row))) for row in rows]
+    ranked = sorted(range(len(rows)), key=lambda at: (-scores[at] if order == "desc" else scores[at], at))
+    return [SelfInfluence(at, rows[at].id, scores[at], rank) for rank, at in enumerate(ranked, start=1)]
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all, as the engine does it."""
+    write_durably(file, lambda sink: sink.write(text.encode()))
 
 
 def _run_file(work_dir: Path, number: int) -> Path:
@@ -253,6 +309,20 @@ def _index_info(model: ModelConfig, rows: Dataset, config: IndexConfig) -> Index
         options={"projection_dim": 0},
         timings_s={"sketch": 0.1},
     )
+
+
+def _run_record(record: dict[str, Any]) -> str:
+    """With its checksum, as engine.causal.outcomes writes it."""
+    text = json.dumps(record, sort_keys=True).encode()
+    return json.dumps(record | {"checksum": hashlib.blake2b(text, digest_size=16).hexdigest()})
+
+
+def _manifest(index_dir: Path, info: IndexInfo) -> str:
+    """As the engine writes it: with the checksum of every file, and its own."""
+    same = {name: getattr(info, name) for name in ("method", "rows", "dims", "fingerprints", "options", "revision")}
+    names = [f"shards/{file.name}" for file in sorted((index_dir / "shards").iterdir())]
+    shards = [{"checksums": {name: checksum_of(index_dir / name)}} for name in names]
+    return sealed(same | {"schema_version": 1, "state": "ready", "shards": shards, "curvature": {}})
 
 
 def _kind(query: Query) -> str:
@@ -298,20 +368,9 @@ def _searched(rows: Dataset, ask: AskOptions) -> list[int]:
     ]
 
 
-def _tokens(prompt: str, completion: str) -> tuple[Token, ...]:
-    """One token a word."""
-    tokens = [Token("<s>", 0, 0, "special", False)]
-    for part, text in (("prompt", prompt), ("completion", completion)):
-        start = 0
-        for word in text.split():
-            start = text.index(word, start)
-            target = part == "completion"
-            tokens.append(Token(word, start, start + len(word), part, target))  # type: ignore[arg-type]
-            start += len(word)
-    return tuple(tokens)
-
-
-def _hits(rows: Dataset, scores: list[float], order: list[int], ask: AskOptions) -> tuple[Hit, ...]:
+def _hits(
+    rows: Dataset, scores: list[float], order: list[int], ask: AskOptions, tokens: tuple[Token, ...]
+) -> tuple[Hit, ...]:
     return tuple(
         Hit(
             rank=rank,
@@ -320,8 +379,7 @@ def _hits(rows: Dataset, scores: list[float], order: list[int], ask: AskOptions)
             score=scores[at],
             normalized_score=scores[at] / 10 if ask.normalize == "cosine" else None,
             percentile=100.0 * sum(score <= scores[at] for score in scores) / len(scores),
-            position_shares=(1.0,),
-            query_token_scores=(scores[at],) if ask.tokens else None,
+            **asked_parts(example_text(rows[at]), scores[at], tokens) if ask.tokens else {},
             module_scores={"layer.0": scores[at]} if ask.modules else None,
         )
         for rank, at in enumerate(order, start=1)

@@ -49,12 +49,14 @@ def add_index(client: TestClient, model: str, dataset: str, **fields: Any) -> di
     return response.json()
 
 
-def wait_for_index(client: TestClient, index_id: str, state: str = "ready") -> dict[str, Any]:
+def wait_for_index(
+    client: TestClient, index_id: str, state: str = "ready", seconds: float = PATIENCE_SECONDS
+) -> dict[str, Any]:
     def reached() -> dict[str, Any] | None:
         body = client.get(f"/v1/indexes/{index_id}").json()
         return body if body["state"] == state else None
 
-    return wait_for(reached, f"index {state}")
+    return wait_for(reached, f"index {state}", seconds)
 
 
 def wait_for_job(

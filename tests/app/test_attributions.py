@@ -82,7 +82,7 @@ def test_what_is_asked_reaches_the_engine(client: TestClient, index: dict[str, A
     assert [hit["example_id"] for hit in body["proponents"]] == ["sea"]
     assert body["opponents"] == []
     assert body["proponents"][0]["module_scores"].keys() == {"layer.0"}
-    assert len(body["proponents"][0]["query_token_scores"]) == 1
+    assert len(body["proponents"][0]["query_token_scores"]) == len(body["query"]["tokens"])
     assert [(group["key"], group["count"]) for group in body["groups"]] == [("facts", 1)]
     assert body["diagnostics"]["searched"] == 1
 
@@ -277,6 +277,8 @@ def test_answers_are_kept_listed_filtered_and_deleted(client: TestClient, index:
     assert (count(index=index["id"]), count(index="idx_x")) == (3, 0)
     later = datetime.now(UTC) + timedelta(seconds=1)
     assert (count(since=answers[1]["created_at"]), count(since=later.isoformat())) == (2, 0)
+    assert (count(state="succeeded"), count(state="failed")) == (3, 0)
+    assert_problem(client.get("/v1/attributions", params={"state": "odd"}), 422, "invalid-request", "query:state")
     assert_problem(client.get("/v1/attributions", params={"since": "yesterday"}), 422, "invalid-request", "query:since")
     assert client.delete(f"/v1/attributions/{answers[0]['id']}").status_code == 204
     assert_problem(client.get(f"/v1/attributions/{answers[0]['id']}"), 404, "not-found")

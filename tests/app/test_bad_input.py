@@ -40,6 +40,7 @@ STATUS: dict[type[EngineError], int] = {
     errors.DatasetPathNotFound: 422,
     errors.UnsupportedFormat: 422,
     errors.EmptyDataset: 422,
+    errors.DatasetTooLarge: 413,
     errors.MalformedRow: 422,
     errors.DuplicateExampleId: 422,
     errors.EmptyCompletion: 422,
@@ -54,6 +55,7 @@ STATUS: dict[type[EngineError], int] = {
     errors.NonFiniteGradient: 422,
     errors.IndexUnavailable: 409,
     errors.CorruptIndex: 500,
+    errors.CorruptDataset: 500,
     errors.StorageFull: 507,
     errors.QueueFull: 429,
     errors.EngineUnavailable: 503,
@@ -92,6 +94,12 @@ def every_error() -> list[type[EngineError]]:
     for kind in found:
         found.extend(kind.__subclasses__())
     return [kind for kind in found if kind.__module__ == "engine.errors"]
+
+
+@pytest.fixture
+def store() -> str:
+    """SQLite alone: what is refused never gets as far as the database."""
+    return ""
 
 
 def test_every_engine_error_has_its_own_type_and_is_tested_here() -> None:

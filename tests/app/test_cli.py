@@ -98,10 +98,17 @@ def test_the_client_looks_where_the_server_listens_by_default():
     assert own_address(Settings()) == DEFAULT_URL
 
 
-def test_leaving_loopback_without_keys_must_be_said(capsys):
+def test_leaving_loopback_takes_a_key(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHENCE_HOME", str(tmp_path))
     line = refused(capsys, "serve", "--host", "0.0.0.0", code=2)
-    assert "--without-keys" in line
+    assert "whence keys create" in line
     assert "anyone who can reach" in line
+    run_json(capsys, "keys", "create", "first")
+    with socket.socket() as taken:  # with a key it gets as far as listening
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert "taken" in refused(capsys, "serve", "--host", "0.0.0.0", "--port", port, code=1)
 
 
 def test_a_taken_port_is_refused_in_words(tmp_path, capsys):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from app.main import create_app
+from app.tables import JobRow
 from engine.dataset import open_dataset
-from tests.app.conftest import make_settings
+from tests.app.conftest import make_settings, wait_for
 from tests.app.fakes import FakeEngine
 from tests.app.resources import (
     ROWS,
@@ -76,7 +82,36 @@ def test_a_large_dataset_is_loaded_by_a_job(tmp_path: Path) -> None:
             "ready",
             4,
         )
-        assert list((tmp_path / "home" / "uploads").iterdir()) == []
+        wait_for(lambda: not any((tmp_path / "home" / "uploads").iterdir()), "the upload's end")
+
+
+def test_an_upload_is_kept_until_its_job_is_on_record_as_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that dies between reading an upload and writing that down reads it again: it must still be there."""
+    seen: list[bool] = []
+    home = tmp_path / "home"
+
+    def fails_once(session: Session, *_: Any) -> None:
+        seen.append(any((home / "uploads").iterdir()))
+        if len(seen) == 1:
+            raise OperationalError("COMMIT", None, Exception("cut off"))
+
+    with TestClient(create_app(make_settings(tmp_path, max_inline_rows_bytes=10), FakeEngine())) as client:
+        event.listen(client.app.state.services.database.writers, "before_commit", watch := _on_success(fails_once))  # type: ignore[attr-defined]
+        job = wait_for_job(client, post_dataset(client, jsonl()).json()["job_id"])
+        event.remove(client.app.state.services.database.writers, "before_commit", watch)  # type: ignore[attr-defined]
+        assert job["attempt"] == 1 and seen == [True, True]
+        wait_for(lambda: not any((home / "uploads").iterdir()), "the upload's end")
+
+
+def _on_success(call: Callable[..., None]) -> Callable[[Session], None]:
+    """Calls it with every session that is about to write that a job has succeeded."""
+
+    def watch(session: Session) -> None:
+        session.flush()
+        if any(isinstance(row, JobRow) and row.state == "succeeded" for row in session.identity_map.values()):
+            call(session)
+
+    return watch
 
 
 def test_a_large_malformed_dataset_fails_with_its_line_and_can_be_deleted(tmp_path: Path) -> None:
@@ -111,9 +146,18 @@ def test_examples_are_filtered_by_tag_and_text(client: TestClient) -> None:
     assert ids(query="PORT") == ["born", "sea"]
     assert ids(**{"tag.task": "facts", "query": "sea"}) == ["sea"]
     assert ids(**{"tag.none": "x"}) == []
+    assert (ids(label="good"), ids(label="good", query="sea"), ids(label="bad")) == (["sum"], [], [])
     first = client.get(path, params={"tag.task": "facts", "limit": 1}).json()
     assert [row["id"] for row in first["data"]] == ["born"]
     assert ids(**{"tag.task": "facts", "cursor": first["next_cursor"]}) == ["sea"]
+
+
+def test_all_wrong_rows_are_told_at_once(client: TestClient) -> None:
+    content = jsonl(["no object", {"text": "fine"}, {"text": ""}]) + b"{no json\n"
+    body = assert_problem(post_dataset(client, content), 422, "malformed-row")
+    assert [(row["line"], row["row"]) for row in body["refused"]] == [(1, 0), (3, 2), (4, None)]
+    assert all(row["detail"] and row["remedy"] for row in body["refused"])
+    assert "refused" not in assert_problem(post_dataset(client, jsonl([{}])), 422, "malformed-row")
 
 
 def test_one_example_is_found_by_its_id_even_with_slashes(client: TestClient) -> None:

@@ -50,7 +50,14 @@ def test_statuses(error: EngineError, status: int) -> None:
 
 def test_only_the_server_s_own_faults_are_5xx() -> None:
     faults = {kind.__name__ for kind in ENGINE_ERRORS if engine_status(kind("x")) >= 500}
-    assert faults == {"EngineError", "CorruptIndex", "StorageFull", "EngineUnavailable", "ShuttingDown"}
+    assert faults == {
+        "EngineError",
+        "CorruptIndex",
+        "CorruptDataset",
+        "StorageFull",
+        "EngineUnavailable",
+        "ShuttingDown",
+    }
 
 
 def test_an_engine_error_unknown_here_has_its_ancestors_status() -> None:

@@ -318,3 +318,22 @@ def test_auto_takes_the_method_that_was_measured_to_be_best(
 
 def _post(client: TestClient, index: dict[str, Any], headers: dict[str, str] | None = None, **fields: Any) -> Any:
     return client.post("/v1/evaluations", json={"index": index["id"], "leave_out_rows": 1} | fields, headers=headers)
+
+
+def test_its_charts_figures_come_with_the_scorecard(
+    client: TestClient, engine: FakeEngine, index: dict[str, Any], tmp_path: Path
+) -> None:
+    """They are read from the file that the job wrote; an evaluation without one says how to get it."""
+    engine.gate.clear()
+    evaluation = add_evaluation(client, index)
+    address = f"/v1/evaluations/{evaluation['id']}/figures"
+    assert "Wait" in assert_problem(client.get(address), 404, "not-found")["remedy"]
+    engine.gate.set()
+    wait_for_evaluation(client, evaluation["id"])
+    found = client.get(address).json()
+    (pairs,) = found["composition"]
+    assert (found["method"], pairs["measured"], len(pairs["predicted"])) == ("ekfac", [-4, -2, -3, -1], 4)
+    asked = [fall["asked"] for fall in found["leave_out"]]
+    assert "Where was Mira born? → In Port Halvern." in asked and pairs["asked"] == asked[-1]
+    (tmp_path / "home" / "evaluations" / evaluation["id"] / "figures.json").unlink()
+    assert "again" in assert_problem(client.get(address), 404, "not-found")["remedy"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from app.database import Database
 from app.jobs.contract import Done, JobContext
@@ -188,3 +190,58 @@ def test_stopping_the_server_puts_the_job_back_in_the_queue(bench: WorkerBench) 
     job = bench.job(job_id)
     assert (job.state, job.worker_id, job.attempts_without_progress) == ("queued", None, 0)
     assert [state for state, _ in bench.followed] == ["running", "queued"]
+
+
+def cut_connection(database: Database) -> Never:
+    """What a handler meets when the database goes away under it."""
+    with database.read() as session:
+        try:
+            session.execute(text("SELECT 1"))
+        finally:
+            session.invalidate()
+    raise OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
+
+
+def test_a_connection_that_is_cut_under_a_job_does_not_fail_it(bench: WorkerBench) -> None:
+    seen: list[int] = []
+
+    def run(context: JobContext) -> Done:
+        seen.append(context.attempt)
+        context.checkpoint(at(len(seen)))
+        if len(seen) < 4:
+            cut_connection(bench.database)
+        return Done({"runs": len(seen)})
+
+    bench.run = run
+    job_id = bench.enqueue()
+    bench.worker.run_next()
+    job = bench.job(job_id)
+    assert (job.state, job.result, seen) == ("succeeded", {"runs": 4}, [1, 1, 1, 1])
+    assert [state for state, _ in bench.followed] == ["running", "succeeded"]
+
+
+def test_a_job_that_the_database_never_lets_through_fails_and_says_so(
+    bench: WorkerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.attempt.FIRST_PAUSE_SECONDS", 0.0)
+    bench.run = lambda _context: cut_connection(bench.database)
+    job_id = bench.enqueue()
+    bench.worker.run_next()
+    job = bench.job(job_id)
+    assert job.state == "failed" and job.error is not None
+    assert (job.error["status"], job.error["detail"]) == (503, "The database does not answer.")
+
+
+def test_a_cancelled_job_is_not_begun_again(bench: WorkerBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.attempt.FIRST_PAUSE_SECONDS", 0.0)
+
+    def run(context: JobContext) -> Done:
+        bench.cancel(context.job_id)
+        for attempt in bench.worker._running():
+            attempt.beat()
+        cut_connection(bench.database)
+
+    bench.run = run
+    job_id = bench.enqueue()
+    bench.worker.run_next()
+    assert bench.job(job_id).state == "cancelled"

@@ -62,9 +62,10 @@ def wait_until_ready(client: httpx.Client, index_id: str) -> dict[str, Any]:
     raise AssertionError(f"the index did not become ready: {index}")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_ten_killed_builds_go_on_by_themselves_and_nothing_else_is_lost(tmp_path: Path) -> None:
+def test_killed_builds_go_on_by_themselves_and_nothing_else_is_lost(tmp_path: Path) -> None:
     base = factories.llama(hidden=16, layers=3)
     models = tmp_path / "models"
     factories.save_base(models / "base", base)
@@ -100,4 +101,4 @@ def test_ten_killed_builds_go_on_by_themselves_and_nothing_else_is_lost(tmp_path
             question = {"model": model["id"], "prompt": "the cat", "completion": " sat"}
             answers = [post(client, "/v1/attributions", question | {"index": index}) for index in ready]
             assert len({tuple(hit["score"] for hit in answer["proponents"]) for answer in answers}) == 1
-    assert interrupted >= 5  # otherwise the moments missed the builds, and the test has shown nothing
+    assert interrupted >= KILLS // 2  # otherwise the moments missed the builds, and the test has shown nothing

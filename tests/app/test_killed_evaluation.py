@@ -150,6 +150,7 @@ def timeless(shown: dict[str, Any]) -> dict[str, Any]:
     return shown["scorecard"] | {"seconds": 0.0}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_servers_evaluation_goes_on_by_itself_to_the_same_scorecard(tmp_path: Path) -> None:

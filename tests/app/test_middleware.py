@@ -102,13 +102,23 @@ def test_what_a_traceback_logs_holds_no_headers(app: FastAPI, capsys: pytest.Cap
         raise RuntimeError("the cause")
 
     with TestClient(app) as client:
-        client.get("/broken", headers={"Authorization": "Bearer s3cret"})
+        client.get("/broken", headers={"X-Secret": "s3cret"})
     logged = capsys.readouterr().err
     assert "the cause" in logged
     assert "s3cret" not in logged
 
 
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
 def test_uploads_have_their_own_limit(client: TestClient) -> None:
-    form = {"Content-Type": "multipart/form-data; boundary=b"}
-    assert client.post("/size/a", content=b"x" * (2 * LIMIT), headers=form).status_code == 200
-    assert client.post("/size/a", content=b"x" * (2 * LIMIT + 1), headers=form).status_code == 413
+    """A form of that size is looked at, and then found to be none."""
+    assert client.post("/v1/datasets", content=b"x" * (2 * LIMIT), headers=FORM).status_code == 400
+    assert client.post("/v1/datasets", content=b"x" * (2 * LIMIT + 1), headers=FORM).status_code == 413
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=b", "application/x-ndjson", "MULTIPART/FORM-DATA"])
+def test_a_body_that_is_held_in_memory_is_no_upload_whatever_it_calls_itself(client: TestClient, kind: str) -> None:
+    answer = client.post("/size/a", content=b"x" * (LIMIT + 1), headers={"Content-Type": kind})
+    assert answer.status_code == 413
+    assert client.post("/size/a", content=b"x" * LIMIT, headers={"Content-Type": kind}).status_code == 200

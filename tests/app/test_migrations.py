@@ -48,6 +48,38 @@ def test_down_and_up_again(empty: Database) -> None:
     assert tables(empty) == set(Base.metadata.tables)
 
 
+def test_indexes_that_were_there_are_counted_by_name(empty: Database) -> None:
+    """In the order in which they were made, each tenant's for itself; going back loses none."""
+    schema.upgrade(empty, "0003")
+    made = [("idx_c", "t", "a", 1), ("idx_b", "t", "a", 3), ("idx_a", "t", "a", 3), ("idx_d", "u", "a", 2)]
+    model = (
+        "INSERT INTO models (id, tenant, name, version, base, checkpoints, dtype, fingerprint, parameters,"
+        " trained_parameters, trained_modules, context_length, coverage, warnings, created_at)"
+        " VALUES ('mdl_1', 't', 'n', 1, 'b', '[]', 'float32', 'f', 1, 1, 1, 1, '{}', '[]', '2026-01-01')"
+    )
+    dataset = (
+        "INSERT INTO datasets (id, tenant, name, state, warnings, created_at)"
+        " VALUES ('ds_1', 't', 'n', 'ready', '[]', '2026-01-01')"
+    )
+    index = (
+        "INSERT INTO indexes (id, tenant, name, model_id, dataset_id, method, config, state, serves, warnings,"
+        " created_at) VALUES (:id, :tenant, :name, 'mdl_1', 'ds_1', 'kfac', '{}', 'ready', '[]', '[]', :at)"
+    )
+    with empty.write() as session:
+        session.connection().exec_driver_sql(model)
+        session.connection().exec_driver_sql(dataset)
+        for row_id, tenant, name, day in [*made, ("idx_e", "t", None, 1)]:
+            at = f"2026-01-0{day} 00:00:00.000000"
+            session.execute(text(index), {"id": row_id, "tenant": tenant, "name": name, "at": at})
+    schema.upgrade(empty)
+    with empty.read() as session:
+        versions = {row[0]: row[1] for row in session.execute(text("SELECT id, version FROM indexes"))}
+    assert versions == {"idx_c": 1, "idx_a": 2, "idx_b": 3, "idx_d": 1, "idx_e": None}
+    schema.downgrade(empty, "0003")
+    with empty.read() as session:
+        assert session.execute(text("SELECT count(*) FROM indexes")).scalar() == 5
+
+
 def test_head_is_known(empty: Database) -> None:
     assert not schema.is_at_head(empty)
     schema.upgrade(empty)

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.dependencies import Services
 from app.models.service import config_of
+from app.paths import PathPolicy
 from app.settings import Settings
 from app.tables import ModelRow
 from engine.causal.recipe import save_recipe
@@ -78,7 +79,7 @@ def test_training_is_stored_and_given_back_as_it_was(
     with services.database.read() as session:
         row = session.get(ModelRow, body["id"])
         assert row is not None
-        assert config_of(row).recipe == recipe
+        assert config_of(row, PathPolicy(())).recipe == recipe
 
 
 def described(engine: FakeEngine) -> ModelConfig:
@@ -95,7 +96,7 @@ def test_a_recipe_of_an_older_version_has_no_training(client: TestClient, servic
     with services.database.read() as session:
         row = session.get(ModelRow, body["id"])
         assert row is not None
-        assert config_of(row).recipe == Recipe("example_mean")
+        assert config_of(row, PathPolicy(())).recipe == Recipe("example_mean")
 
 
 @pytest.mark.parametrize("above", [False, True])
@@ -156,8 +157,10 @@ def test_no_recipe_outside_the_roots_is_read(client: TestClient, model_dir: Path
     outside = root.parent / f"{root.name}-outside"
     outside.mkdir()
     save_recipe(outside / "recipe.json", Recipe("example_mean"))
-    (model_dir / "recipe.json").symlink_to(outside / "recipe.json")
-    assert add_model(client, model_dir)["recipe"] is None
+    adapter = model_dir.parent / "run" / "epoch-1"
+    adapter.mkdir(parents=True)
+    (adapter.parent / "recipe.json").symlink_to(outside / "recipe.json")
+    assert add_model(client, model_dir, adapter=str(adapter))["recipe"] is None
     save_recipe(root.parent / "recipe.json", Recipe("example_mean"))
     assert add_model(client, model_dir, adapter=str(root))["recipe"] is None
     (root.parent / "recipe.json").unlink()

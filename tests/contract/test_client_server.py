@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,57 @@ def test_indexes(call, index, model, dataset):
     call(lambda c: c.indexes.delete(index.id))
 
 
+def test_aliases(call, index, model, dataset):
+    made = call(lambda c: c.aliases.put("prod", index=index.id, only_new=True))
+    assert (made.name, made.index, made.version, made.previous_index) == ("prod", index.id, 1, None)
+    assert call(lambda c: c.aliases.get("prod")) == made
+    assert call(lambda c: c.ask(index="prod", prompt="one", completion=" two")).model == model.id
+    assert call(lambda c: c.indexes.self_influence("prod", limit=1)).data
+    with pytest.raises(wc.Conflict, match="prod"):
+        call(lambda c: c.indexes.delete(index.id))
+    other = call(lambda c: c.indexes.build(model=model.id, dataset=dataset.id))
+    call(lambda c: c.jobs.wait(other.job_id))
+    moved = call(lambda c: c.aliases.put("prod", index=other.id, if_match=made.etag))
+    assert (moved.index, moved.version, moved.previous_index) == (other.id, 2, index.id)
+    with pytest.raises(wc.PreconditionFailed, match="changed"):
+        call(lambda c: c.aliases.put("prod", index=index.id, if_match=made.etag))
+    with pytest.raises(wc.PreconditionFailed):
+        call(lambda c: c.aliases.put("prod", index=index.id, only_new=True))
+    assert [alias.name for alias in call(lambda c: c.aliases.all())] == ["prod"]
+    with pytest.raises(wc.PreconditionFailed):
+        call(lambda c: c.aliases.delete("prod", if_match=made.etag))
+    assert call(lambda c: c.aliases.delete("prod", if_match=moved.etag)) is None
+    with pytest.raises(wc.NotFound, match="prod"):
+        call(lambda c: c.aliases.get("prod"))
+
+
+def test_an_index_is_exported_and_imported(call, index, model, dataset, tmp_path):
+    file = tmp_path / "index.tar"
+    assert call(lambda c: c.indexes.export(index.id, file)) == file
+    first = file.read_bytes()
+    call(lambda c: c.indexes.export(index.id, str(file)))  # in the place of what was there
+    assert file.read_bytes() == first and not list(tmp_path.glob("*.partial"))
+    imported = call(lambda c: c.indexes.import_(file, model=model.id, name="copy"))
+    assert (imported.state, imported.name, imported.dataset) == ("ready", "copy", dataset.id)
+    assert imported.revision == index.revision and imported.id != index.id
+    with pytest.raises(wc.NotFound, match="idx_nothere"):
+        call(lambda c: c.indexes.export("idx_nothere", tmp_path / "other.tar"))
+    file.write_bytes(first[:1000])
+    with pytest.raises(wc.ValidationFailed, match="not an exported index"):
+        call(lambda c: c.indexes.import_(file, model=model.id))
+    assert not (tmp_path / "other.tar").exists()
+
+
+def test_an_export_that_breaks_off_leaves_what_was_there(call, index, tmp_path):
+    (damaged,) = tmp_path.glob(f"home/indexes/{index.id}/shards/00001*")
+    damaged.write_bytes(damaged.read_bytes()[::-1])
+    (tmp_path / "index.tar").write_text("an earlier one")
+    with pytest.raises(wc.ConnectionFailed):
+        call(lambda c: c.indexes.export(index.id, tmp_path / "index.tar"))
+    assert (tmp_path / "index.tar").read_text() == "an earlier one"
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_evaluations(call, model, tmp_path):
     (tmp_path / "four.jsonl").write_text("".join(f'{{"prompt": "one {n}", "completion": " two"}}\n' for n in range(4)))
     dataset = call(lambda c: c.datasets.upload(tmp_path / "four.jsonl"))
@@ -114,8 +166,14 @@ def test_evaluations(call, model, tmp_path):
     ready = call(lambda c: c.evaluations.get(made.id))
     assert (ready.state, ready.verdicts["composition"], ready.questions) == ("ready", "trusted", 2)
     assert ready.scorecard["methods"][0]["name"] == "ekfac"
+    figures = call(lambda c: c.evaluations.figures(made.id))
+    assert (figures.method, figures.composition[0].measured, len(figures.leave_out)) == ("ekfac", [-4, -2, -3, -1], 2)
     assert call(lambda c: c.evaluations.list(index=built.id, model=trained.id)).data[0].id == made.id
     assert [found.id for found in call(lambda c: c.evaluations.all())] == [made.id]
+    assert call(lambda c: c.evaluations.update(made.id, name="renamed", metadata={"n": 1})).metadata == {"n": 1}
+    wanted = {"name": "renamed", "state": "ready", "dataset": dataset.id}
+    assert [found.id for found in call(lambda c: c.evaluations.list(**wanted)).data] == [made.id]
+    assert call(lambda c: c.evaluations.list(name="first")).data == []
     answer = call(lambda c: c.ask(trained.id, prompt="one two", completion=" three", top_k=1))
     assert (answer.trust.verdict, answer.trust.scorecard) == ("trusted", made.id)
     assert answer.trust.questions["this_run"].lds == 0.7
@@ -140,6 +198,61 @@ def test_questions_and_answers(call, index, model):
     assert call(lambda c: c.attributions.list(index=index.id)).data == [answer]
     call(lambda c: c.attributions.delete(answer.id))
     assert call(lambda c: c.attributions.list()).data == []
+
+
+def test_what_is_noted_can_be_changed_and_lists_filtered(call, model, dataset, index, tmp_path):
+    noted = {"ticket": 7}
+    assert call(lambda c: c.models.update(model.id, metadata=noted)).metadata == noted
+    assert call(lambda c: c.datasets.update(dataset.id, name="renamed", metadata=noted)).name == "renamed"
+    named = call(lambda c: c.indexes.update(index.id, name="facts"))
+    assert (named.name, named.version) == ("facts", 1)
+    with pytest.raises(wc.PreconditionFailed):
+        call(lambda c: c.indexes.update(index.id, metadata=noted, if_match='"old"'))
+    again = call(lambda c: c.indexes.build(model=model.id, dataset=dataset.id, name="facts", metadata=noted))
+    assert (again.version, again.metadata) == (2, noted)
+    call(lambda c: c.jobs.wait(again.job_id))
+    (tmp_path / "train.jsonl").write_text(ROWS)
+    other = call(lambda c: c.datasets.upload(tmp_path / "train.jsonl", name="other", metadata=noted))
+    assert other.metadata == noted
+    assert call(lambda c: c.models.list(name="tuned")).data[0].metadata == noted
+    assert call(lambda c: c.models.list(name="none")).data == []
+    assert [found.id for found in call(lambda c: c.datasets.list(name="other", state="ready")).data] == [other.id]
+    listed = call(lambda c: c.indexes.list(name="facts", state="ready", model=model.id, dataset=dataset.id)).data
+    assert [found.version for found in listed] == [2, 1]
+    assert call(lambda c: c.indexes.list(dataset=other.id)).data == []
+
+
+def test_a_batch_of_questions(call, index, model, tmp_path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"prompt": "one two", "completion": " three", "custom_id": "a"}\n{"prompt": "ü"}\n')
+    sent = call(lambda c: c.attributions.batch(file, model=model.id, top_k=1))
+    assert (sent.lines, sent.index, sent.source) == (2, index.id, "questions.jsonl")
+    call(lambda c: c.jobs.wait(sent.job_id))
+    batch = call(lambda c: c.attributions.get_batch(sent.id))
+    assert (batch.state, batch.succeeded, batch.failed) == ("ready", 1, 1)
+    first, second = call(lambda c: c.attributions.batch_results(sent.id))
+    assert (first.custom_id, first.line, [hit.example_id for hit in first.body.proponents]) == ("a", 1, ["a"])
+    assert (second.status, second.problem.errors[0].pointer, second.body) == (422, "/completion", None)
+    assert call(lambda c: c.attributions.get(first.body.id)) == first.body
+    assert call(lambda c: c.attributions.save_batch_results(sent.id, tmp_path / "out.jsonl", partial=True)).is_file()
+    saved = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in saved] == [1, 2]
+    assert call(lambda c: c.attributions.list_batches(limit=1)).data == [batch]
+    assert call(lambda c: c.attributions.delete_batch(sent.id)) is None
+    with pytest.raises(wc.NotFound, match=sent.id):
+        call(lambda c: c.attributions.save_batch_results(sent.id, tmp_path / "none.jsonl"))
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_batch_that_is_not_ready_says_so(call, index, engine, tmp_path):
+    (tmp_path / "questions.jsonl").write_text('{"prompt": "one", "completion": " two"}\n')
+    engine.gate.clear()
+    sent = call(lambda c: c.attributions.batch(tmp_path / "questions.jsonl", index=index.id))
+    with pytest.raises(wc.Conflict, match=sent.id):
+        call(lambda c: c.attributions.batch_results(sent.id))
+    assert call(lambda c: c.attributions.batch_results(sent.id, partial=True)) == []
+    engine.gate.set()
+    call(lambda c: c.jobs.wait(sent.job_id))
 
 
 def test_a_submitted_question_is_a_job(call, index, model, engine):
@@ -192,6 +305,27 @@ def test_a_failed_build_tells_cause_and_remedy(call, model, dataset, engine):
     assert call(lambda c: c.indexes.get(built.id)).error.status == 507
 
 
+def test_keys_and_the_audit_log(call, address, model):
+    made = call(lambda c: c.keys.create("dashboard", ["*:read", "keys:write"]))
+    assert made.key.startswith(made.prefix) and made.key not in repr(made)
+    with pytest.raises(wc.Unauthorized):  # from the first key on, every request needs one
+        call(lambda c: c.models.list())
+    with wc.Whence(address, api_key=made.key) as client:
+        assert client.models.all() == [model]
+        with pytest.raises(wc.Forbidden, match="models:write"):
+            client.models.delete(model.id)
+        assert [key.id for key in client.keys.all()] == [made.id]
+        assert client.keys.get(made.id).scopes == ["*:read", "keys:write"]
+        log = client.audit_log(since=model.created_at)
+        assert [(event.operation, event.resource_id) for event in log.data] == [
+            ("create_key", made.id),
+            ("create_model", model.id),
+        ]
+        client.keys.revoke(made.id)
+        with pytest.raises(wc.Unauthorized, match="revoked"):
+            client.keys.list()
+
+
 def test_methods_status_and_limits(call):
     assert "ekfac" in [method.name for method in call(lambda c: c.methods())]
     assert call(lambda c: c.status()).version
@@ -219,15 +353,26 @@ def test_every_operation_of_the_api_has_its_call(tmp_path):
 
 def _calls() -> Iterator[tuple[str, str]]:
     """(method, path template) of every call, from the first request each flow sends."""
-    from whence_client.api import Api, Attributions, Datasets, Endpoint, Evaluations, Indexes, Jobs, Models
+    from whence_client.api import (
+        Aliases,
+        Api,
+        Attributions,
+        Datasets,
+        Endpoint,
+        Evaluations,
+        Indexes,
+        Jobs,
+        Keys,
+        Models,
+    )
 
-    for group in (Api, Models, Datasets, Indexes, Evaluations, Attributions, Jobs):
+    for group in (Api, Models, Datasets, Indexes, Aliases, Evaluations, Attributions, Jobs, Keys):
         for endpoint in vars(group).values():
             if not isinstance(endpoint, Endpoint):
                 continue
             parameters = inspect.signature(endpoint._build).parameters.values()
             needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-            required = {name: f"{{{name}}}" if name.endswith("_id") else "x" for name in needed}
+            required = {name: f"{{{name}}}" for name in needed}
             if "job" in required:
                 required["job"] = "{job_id}"
             effect = next(endpoint._build(**required))

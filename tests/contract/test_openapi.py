@@ -16,10 +16,12 @@ OPERATIONS = {
     "create_model": ("post", "/v1/models"),
     "list_models": ("get", "/v1/models"),
     "get_model": ("get", "/v1/models/{model_id}"),
+    "update_model": ("patch", "/v1/models/{model_id}"),
     "delete_model": ("delete", "/v1/models/{model_id}"),
     "create_dataset": ("post", "/v1/datasets"),
     "list_datasets": ("get", "/v1/datasets"),
     "get_dataset": ("get", "/v1/datasets/{dataset_id}"),
+    "update_dataset": ("patch", "/v1/datasets/{dataset_id}"),
     "delete_dataset": ("delete", "/v1/datasets/{dataset_id}"),
     "list_examples": ("get", "/v1/datasets/{dataset_id}/examples"),
     "get_example": ("get", "/v1/datasets/{dataset_id}/examples/{example_id}"),
@@ -27,18 +29,37 @@ OPERATIONS = {
     "estimate_index": ("post", "/v1/indexes/estimate"),
     "list_indexes": ("get", "/v1/indexes"),
     "get_index": ("get", "/v1/indexes/{index_id}"),
+    "update_index": ("patch", "/v1/indexes/{index_id}"),
     "delete_index": ("delete", "/v1/indexes/{index_id}"),
     "list_self_influence": ("get", "/v1/indexes/{index_id}/self-influence"),
+    "put_alias": ("put", "/v1/aliases/{name}"),
+    "list_aliases": ("get", "/v1/aliases"),
+    "get_alias": ("get", "/v1/aliases/{name}"),
+    "delete_alias": ("delete", "/v1/aliases/{name}"),
+    "export_index": ("get", "/v1/indexes/{index_id}/export"),
+    "import_index": ("post", "/v1/indexes/import"),
     "create_evaluation": ("post", "/v1/evaluations"),
     "estimate_evaluation": ("post", "/v1/evaluations/estimate"),
+    "get_evaluation_figures": ("get", "/v1/evaluations/{evaluation_id}/figures"),
     "list_evaluations": ("get", "/v1/evaluations"),
     "get_evaluation": ("get", "/v1/evaluations/{evaluation_id}"),
+    "update_evaluation": ("patch", "/v1/evaluations/{evaluation_id}"),
     "delete_evaluation": ("delete", "/v1/evaluations/{evaluation_id}"),
     "create_attribution": ("post", "/v1/attributions"),
     "list_attributions": ("get", "/v1/attributions"),
     "get_attribution": ("get", "/v1/attributions/{attribution_id}"),
     "delete_attribution": ("delete", "/v1/attributions/{attribution_id}"),
+    "create_batch": ("post", "/v1/attributions/batches"),
+    "list_batches": ("get", "/v1/attributions/batches"),
+    "get_batch": ("get", "/v1/attributions/batches/{batch_id}"),
+    "get_batch_results": ("get", "/v1/attributions/batches/{batch_id}/results"),
+    "delete_batch": ("delete", "/v1/attributions/batches/{batch_id}"),
     "list_methods": ("get", "/v1/methods"),
+    "create_key": ("post", "/v1/keys"),
+    "list_keys": ("get", "/v1/keys"),
+    "get_key": ("get", "/v1/keys/{key_id}"),
+    "revoke_key": ("delete", "/v1/keys/{key_id}"),
+    "list_audit_log": ("get", "/v1/audit-log"),
 }
 
 
@@ -75,9 +96,19 @@ def test_problems_are_declared_where_they_can_occur(document: dict[str, Any]) ->
         assert {"422", "503"} <= set(responses), (method, path)
         if "{" in path:
             assert "404" in responses, (method, path)
-        if method == "delete":
-            assert "409" in responses, (method, path)
+        if method == "delete" and operation["operationId"] != "revoke_key":  # a key is never in use by anything
+            assert {"409", "412"} & set(responses), (method, path)
     assert "429" in document["paths"]["/v1/attributions"]["post"]["responses"]
+
+
+def test_every_operation_below_v1_needs_a_key_and_says_which_scope(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"]["api_key"]["scheme"] == "bearer"
+    for method, path, operation in operations(document):
+        if path.startswith("/v1/"):
+            assert list(operation["security"][0]) == ["api_key"], (method, path)
+            assert {"401", "403", "429"} <= set(operation["responses"]), (method, path)
+    assert document["paths"]["/v1/models"]["post"]["security"] == [{"api_key": ["models:write"]}]
+    assert "security" not in document["paths"]["/livez"]["get"]
 
 
 def test_problems_are_declared_as_rfc_9457(document: dict[str, Any]) -> None:
@@ -95,7 +126,7 @@ def test_no_answer_is_declared_with_the_frameworks_own_error_shape(document: dic
 
 def test_request_bodies_refuse_unknown_fields_and_give_examples(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("ModelCreate", "IndexCreate", "EvaluationCreate", "AttributionCreate"):
+    for name in ("ModelCreate", "IndexCreate", "AliasPut", "EvaluationCreate", "AttributionCreate"):
         assert schemas[name]["additionalProperties"] is False
         assert schemas[name]["examples"]
     content = document["paths"]["/v1/datasets"]["post"]["requestBody"]["content"]
@@ -104,7 +135,7 @@ def test_request_bodies_refuse_unknown_fields_and_give_examples(document: dict[s
 
 
 def test_long_work_declares_its_202(document: dict[str, Any]) -> None:
-    for path in ("/v1/datasets", "/v1/indexes", "/v1/evaluations", "/v1/attributions"):
+    for path in ("/v1/datasets", "/v1/indexes", "/v1/evaluations", "/v1/attributions", "/v1/attributions/batches"):
         assert "202" in document["paths"][path]["post"]["responses"]
 
 

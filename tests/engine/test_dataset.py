@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.dataset import (
+    DatasetLimits,
     detect_format,
     json_rows,
     open_dataset,
     parse_rows,
-    reading,
     store_dataset,
 )
 from engine.errors import (
@@ -258,12 +258,10 @@ def test_a_malformed_file_names_the_line(tmp_path: Path, name: str, content: byt
         ("a.csv", b'text\n"' + b"x" * 200_000),
     ],
 )
-def test_a_huge_line_is_refused_before_it_is_read_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
-) -> None:
-    monkeypatch.setattr(reading, "MAX_ROW_BYTES", 2**16)
-    with pytest.raises(MalformedRow, match="Line 2: the row is longer than"):
-        parse(tmp_path, content, name)
+def test_a_huge_line_is_refused_before_it_is_read_whole(tmp_path: Path, name: str, content: bytes) -> None:
+    limits = DatasetLimits(max_row_bytes=2**16)
+    with pytest.raises(MalformedRow, match="Line 2: the row is longer than 65536 bytes"):
+        list(parse_rows(write(tmp_path, content, name), limits=limits))
 
 
 def test_a_json_list_is_read_across_chunks_and_keeps_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

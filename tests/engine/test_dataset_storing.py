@@ -108,6 +108,16 @@ def test_select_matches_tags_and_any_text_literally(many: Any) -> None:
     assert many.select({"odd": "7"}) == []
 
 
+def test_select_goes_backwards_too(many: Any) -> None:
+    for end in range(9):
+        for limit in (1, 2, 3, 10):
+            assert many.select_before(end=end, limit=limit) == list(range(min(end, 7)))[-limit:]
+            odd = [at for at in (0, 2, 4, 6) if at < end]
+            assert many.select_before({"odd": "0"}, end=end, limit=limit) == odd[-limit:]
+    assert many.select_before({}, "grüße", end=7, limit=5) == [5]
+    assert many.select_before({"odd": "7"}, end=7, limit=5) == []
+
+
 def test_rows_can_be_written_back_and_read_as_one_text() -> None:
     assert [example_to_row(example) for example in EXAMPLES[1:]] == [
         {"id": "row-1", **CHAT},

@@ -41,11 +41,13 @@ class World:
         lane.build_index(self.model, self.dataset.path, IndexConfig("ekfac"), self.index, factories.ignore)
         lane.close()
 
-    def ask(self, lane: Lane, row: int, index: Path | None = None, **options: object) -> Future[Attribution]:
+    def ask(
+        self, lane: Lane, row: int, index: Path | None = None, group: str = "", **options: object
+    ) -> Future[Attribution]:
         example = self.dataset[row]
         query = Query(prompt=example.prompt, completion=example.completion)
         asked = AskOptions(**options)  # type: ignore[arg-type]
-        return lane.submit_attribution(self.model, self.dataset.path, index or self.index, query, asked)
+        return lane.submit_attribution(self.model, self.dataset.path, index or self.index, query, asked, group)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,74 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(world: World, l
     assert refusal.value.retry_after_s >= 1
     blocked.end()
     assert [f.result(30).proponents[0].example_id for f in futures] == ["ex-0", "ex-1", "ex-2", "ex-3"]
+
+
+def test_one_group_cannot_fill_the_queue(world: World, tmp_path: Path) -> None:
+    lane = Lane(max_queue=4, max_batch=1, max_queue_per_group=2)
+    lane._mean_s = 10.0
+    try:
+        blocked = Blocked(world, lane, tmp_path / "i")
+        futures = [world.ask(lane, row, group="busy") for row in range(2)]
+        with pytest.raises(QueueFull, match="2 queries of yours") as of_group:
+            world.ask(lane, 2, group="busy")
+        futures += [world.ask(lane, row, group="other") for row in (2, 3)]
+        with pytest.raises(QueueFull, match="4 queries are waiting") as of_all:
+            world.ask(lane, 4, group="third")
+        # The batch at hand and one for each query that waits, ten seconds each.
+        assert (of_group.value.retry_after_s, of_all.value.retry_after_s) == (30.0, 50.0)
+        assert lane.status()["queue_depth"] == 4
+        blocked.end()
+        assert [f.result(30).proponents[0].example_id for f in futures] == ["ex-0", "ex-1", "ex-2", "ex-3"]
+        assert lane.status()["queue_depth"] == 0
+    finally:
+        lane.close()
+
+
+def test_a_group_with_much_to_ask_delays_anothers_question_by_a_batch_at_most(world: World, tmp_path: Path) -> None:
+    """And the answer is the one that the group would have had alone."""
+    lane = Lane(max_queue=64, max_batch=2)
+    order: list[str] = []
+    try:
+        alone = world.ask(lane, 7).result(30)
+        blocked = Blocked(world, lane, tmp_path / "i")
+        busy = [world.ask(lane, row % 20, group="busy") for row in range(20)]
+        single = world.ask(lane, 7, group="single")
+        for future, name in [*((future, "busy") for future in busy), (single, "single")]:
+            future.add_done_callback(lambda _future, name=name: order.append(name))
+        blocked.end()
+        assert [future.result(30) and None for future in busy] == [None] * 20
+        assert order.index("single") < 2
+        answer = single.result(0)
+        assert [hit.example_id for hit in answer.proponents] == [hit.example_id for hit in alone.proponents]
+        assert answer.proponents[0].score == pytest.approx(alone.proponents[0].score, rel=1e-4)
+    finally:
+        lane.close()
+
+
+def test_what_a_batch_takes_counts_what_the_lane_did_while_its_queries_waited(world: World, tmp_path: Path) -> None:
+    lane = Lane()
+    try:
+        world.ask(lane, 1).result(30)
+        lane._mean_s = 0.0
+        blocked = Blocked(world, lane, tmp_path / "i")
+        waiting = world.ask(lane, 1)
+        time.sleep(0.5)
+        blocked.end()
+        waiting.result(30)
+        assert lane._mean_s >= 0.2 * 0.5
+    finally:
+        lane.close()
+
+
+def test_a_cancelled_query_holds_no_place(world: World, lane: Lane, tmp_path: Path) -> None:
+    blocked = Blocked(world, lane, tmp_path / "i")
+    futures = [world.ask(lane, row) for row in range(4)]
+    assert futures[1].cancel()
+    replacement = world.ask(lane, 4)
+    with pytest.raises(QueueFull):
+        world.ask(lane, 5)
+    blocked.end()
+    assert replacement.result(30).proponents[0].example_id == "ex-4"
 
 
 def test_waiting_queries_are_answered_together_and_one_bad_one_harms_no_other(

@@ -94,6 +94,7 @@ def test_a_cancelled_study_goes_on_where_it_was(study: Study, tmp_path: Path) ->
         assert np.array_equal(retrain(study, VARIANTS, tmp_path / name, processes=processes), straight_VQ)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_leaves_no_process(study: Study, tmp_path: Path) -> None:
     script = (
@@ -229,6 +230,7 @@ def test_a_device_that_is_not_there_is_named(study: Study, tmp_path: Path) -> No
             retrain(replace(study, device=device), VARIANTS, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_workers_silent(study: Study, tmp_path: Path) -> None:
     """A terminal's Ctrl-C reaches the whole group; here while the workers still import."""

@@ -67,6 +67,21 @@ def test_self_scores_and_lengths_come_back_in_row_order(tmp_path: Path) -> None:
     assert (store.self_scores().dtype, store.lengths().dtype) == (np.float32, np.int32)
 
 
+def test_self_scores_are_read_without_the_sketches(tmp_path: Path) -> None:
+    """These are a thousand times as large: whoever lists rows does not wait for their checksums."""
+    manifest = make_manifest()
+    scores_NC = build(tmp_path, random_rows(manifest), manifest).self_scores()
+    for sketches in (tmp_path / "shards").glob("*.faiss"):
+        sketches.unlink()
+    np.testing.assert_array_equal(IndexStore.open(tmp_path).self_scores(), scores_NC)
+    with pytest.raises(CorruptIndex):
+        IndexStore.open(tmp_path).norms()
+    norms = next((tmp_path / "shards").glob("*.safetensors"))
+    norms.write_bytes(norms.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptIndex, match=norms.name):
+        IndexStore.open(tmp_path).self_scores()
+
+
 def test_each_block_is_multiplied_by_its_own_scale(tmp_path: Path) -> None:
     manifest = make_manifest().with_scales([4.0, 0.25])
     vectors_ND = random_rows(manifest).astype(np.float16).astype(np.float32)

@@ -190,6 +190,7 @@ def test_a_file_that_lies_about_its_rows_is_refused_even_with_a_fitting_checksum
     checksum = hashlib.blake2b((tmp_path / SHARD).read_bytes(), digest_size=32).hexdigest()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["shards"][1]["checksums"][SHARD] = checksum
+    del manifest["checksum"]  # as earlier versions wrote it
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptIndex, match="it holds 2 rows"):
         IndexStore.open(tmp_path).rows(np.array([3]))

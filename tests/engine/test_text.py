@@ -56,7 +56,7 @@ def test_prompt_and_completion_become_what_trl_makes_of_them(name: str, prompt: 
 @settings(max_examples=40, deadline=None)
 @given(text=some_text)
 def test_text_becomes_what_trl_makes_of_it_and_only_its_first_token_is_not_a_target(name: str, text: str) -> None:
-    assume(text)
+    assume(text and not text.startswith("<s>"))  # one that is written out is not doubled here: engine/tokenizing.py
     example = Example(id="a", text=text)
     ids, expected = trl_oracle.input_ids_and_labels(TOKENIZERS[name], example)
     assume(len(ids) > 1)

@@ -190,7 +190,7 @@ def test_numbers_that_make_no_sense_are_refused_by_name(base: Path, tmp_path: Pa
 
 
 def test_a_broken_pattern_of_targets_is_named(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="unterminated"):
+    with pytest.raises(InvalidOption, match="is broken: missing"):
         train_lora(base, ROWS, tmp_path / "run", replace(CONFIG, lora=Lora(2, 4, "(")))
 
 

@@ -76,26 +76,52 @@ def test_the_ceiling_needs_seeds_and_falls_with_noise() -> None:
     assert calm is not None and noisy is not None and 1 > calm > noisy
 
 
+def half_blind(world: World) -> Scored:
+    return scored("half blind", world.true_QN + 0.5 * world.other_QN)
+
+
 def test_tuning_sees_neither_the_test_queries_nor_the_test_subsets() -> None:
     """A method that is perfect on the tuning part alone is chosen, however bad it is elsewhere."""
     world = World(tunes=True)
     tuning = list(world.bench.queries.tuning)
     spoilt_QN = -world.true_QN
     spoilt_QN[tuning] = world.true_QN[tuning]
-    choices = [scored("half blind", world.true_QN + 0.5 * world.other_QN), scored("spoilt", spoilt_QN)]
-    found = tuned(choices, world.bench, "composition")
+    own, spoilt = scored("blind", world.other_QN), scored("spoilt", spoilt_QN)
+    found = tuned(own, [half_blind(world), spoilt], world.bench, "composition")
     assert found is not None and found.chosen == "spoilt"
     assert found.queries == 4 and found.subsets == 6
     outcome = world.bench.measured["composition"].outcome_QMR
     outcome[:, :12] = outcome[:, :12][:, ::-1]  # the test subsets' outcomes: nobody looked at them
-    assert tuned(choices, world.bench, "composition") == found
+    assert tuned(own, [half_blind(world), spoilt], world.bench, "composition") == found
+
+
+def test_the_indexs_own_method_stays_unless_a_candidate_is_better_beyond_chance() -> None:
+    world = World(tunes=True)
+    rng = np.random.default_rng(6)
+    good, other = scored("good", world.true_QN), scored("other", world.other_QN)
+    nearly = scored("nearly", world.true_QN + 0.2 * rng.normal(size=world.true_QN.shape))
+    for own, candidate in ((good, nearly), (nearly, good)):
+        found = tuned(own, [candidate, other], world.bench, "composition")
+        assert found is not None and found.chosen == own.name
+        over = found.over_own[candidate.name]
+        assert over.low is not None and over.high is not None and over.low <= 0 <= over.high
+    lds = found.tuning_lds
+    assert (lds["good"] or 0) != (lds["nearly"] or 0)  # one of the two was higher, and stayed a candidate
+    found = tuned(other, [good], world.bench, "composition")
+    assert found is not None and found.chosen == "good" and (found.over_own["good"].low or 0) > 0
+
+
+def test_an_own_method_without_a_measure_gives_way() -> None:
+    world = World(tunes=True)
+    found = tuned(scored("flat", np.zeros_like(world.true_QN)), [half_blind(world)], world.bench, "composition")
+    assert found is not None and found.chosen == "half blind" and found.tuning_lds["flat"] is None
 
 
 def test_nothing_tunes_where_there_is_nothing_to_choose() -> None:
     world = World(tunes=False)
-    both = [scored("a", world.true_QN), scored("b", world.other_QN)]
-    assert tuned(both, world.bench, "composition") is None
-    assert tuned(both[:1], World(tunes=True).bench, "composition") is None
+    own, candidate = scored("a", world.true_QN), scored("b", world.other_QN)
+    assert tuned(own, [candidate], world.bench, "composition") is None
+    assert tuned(own, [], World(tunes=True).bench, "composition") is None
 
 
 def test_what_was_not_measured_is_none() -> None:

@@ -8,14 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.causal.retrain import Study, Variant, retrain
 from engine.errors import Cancelled, InvalidOption, MissingNeed
-from engine.evaluate.evaluation import estimate_evaluation
+from engine.evaluate.evaluation import _asked, estimate_evaluation
 from engine.evaluate.evidence import EVIDENCE_FILE
 from engine.evaluate.lds import predict, score_lds
 from engine.evaluate.requirements import check_config
-from engine.evaluate.scorecard import CONTROLS, RANDOMISED, SHUFFLED, Candidate, Scorecard, from_json, to_json
+from engine.evaluate.scorecard import (
+    CONTROLS,
+    FIGURES_FILE,
+    RANDOMISED,
+    SHUFFLED,
+    Candidate,
+    Scorecard,
+    from_json,
+    to_json,
+)
 from engine.evaluate.scored import top_rows
 from engine.types import Progress
 from tests.engine.evaluate.evaluated_world import CONFIG, QUERIES, ROWS, TRAINING, EvaluatedWorld, timeless
@@ -65,6 +76,18 @@ def test_the_file_beside_it_gives_the_same_figures(scorecard: Scorecard, work: P
     own = scorecard.of("graddot")
     assert own is not None and found.value == pytest.approx(own.lds["composition"].value)
     assert found.low == pytest.approx(own.lds["composition"].low)
+
+
+def test_its_charts_show_what_it_says(scorecard: Scorecard, work: Path) -> None:
+    figures, own = json.loads((work / FIGURES_FILE).read_text()), scorecard.methods[0]
+    assert (figures["method"], own.leave_out is not None) == (own.name, True)
+    for question, subsets in (("composition", 8), ("this_run", 6)):
+        shown, per_query = figures[question], own.lds[question].per_query
+        assert [one["query"] for one in shown] == list(scorecard.test_queries)
+        assert [one["lds"] for one in shown] == pytest.approx(list(per_query), rel=1e-5)
+        assert {len(one["predicted"]) for one in shown} == {len(one["measured"]) for one in shown} == {subsets}
+    falls = [fall["top"][own.name] for fall in figures["leave_out"]]
+    assert own.leave_out and sum(falls) / len(falls) == pytest.approx(own.leave_out.top, rel=1e-4)
 
 
 def test_outcomes_are_those_of_retraining(
@@ -150,3 +173,12 @@ def test_a_setting_that_makes_no_sense_is_named(world: EvaluatedWorld, change: d
 
 def test_top_rows_break_ties_by_position() -> None:
     assert top_rows(np.array([1.0, 3.0, 3.0, 2.0]), 3) == [1, 2, 3]
+
+
+@given(queries=st.integers(1, 200), count=st.integers(0, 250))
+def test_queries_to_leave_rows_out_of_are_spread_evenly_and_nested(queries: int, count: int) -> None:
+    asked = _asked(replace(CONFIG, leave_out_queries=count), queries)
+    assert len(set(asked)) == len(asked) == min(count, queries)
+    assert set(asked) <= set(_asked(replace(CONFIG, leave_out_queries=count + 1), queries)) <= set(range(queries))
+    gaps = np.diff([-1, *asked, queries])
+    assert count == 0 or gaps.max() <= 2 * max(1.0, queries / min(count, queries)) + 2

@@ -47,6 +47,7 @@ def ten_moments(retrainings: int) -> list[Moment]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_ten_times_it_resumes_at_the_last_finished_retraining(tmp_path: Path) -> None:

@@ -4,52 +4,24 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.dashboard import routes
-from app.dashboard.views import completion_tokens
+from app.dashboard.asking import routes
 from engine.errors import QueueFull
 from tests.app.conftest import wait_for
+from tests.app.dashboard.asked import HTMX, Asked, ready_to_ask
 from tests.app.fakes import FakeEngine
-from tests.app.resources import (
-    RECIPE,
-    add_dataset,
-    add_index,
-    add_model,
-    evaluated,
-    ready_index,
-    wait_for_index,
-)
-
-ROWS = [
-    {"id": "fact-1", "prompt": "Where is the harbour?", "completion": " In Halvern.", "tags": {"task": "facts"}},
-    {"id": "odd", "prompt": "<script>alert(1)</script>", "completion": "<img src=x onerror=alert(2)>"},
-    {"id": "other", "text": "Nothing of the kind."},
-]
-HTMX = {"HX-Request": "true"}
-
-
-@dataclass(frozen=True)
-class Asked:
-    index: str
-
-    def form(self, **changes: str) -> dict[str, str]:
-        fields = {"prompt": "Where is the harbour?", "completion": " In Halvern.", "top_k": "3"}
-        return {"index": self.index} | fields | changes
+from tests.app.resources import RECIPE, evaluated, ready_index
 
 
 @pytest.fixture
 def ready(client: TestClient, model_dir: Path) -> Asked:
     """An index that can be asked."""
-    model, dataset = add_model(client, model_dir, "harbour-bot"), add_dataset(client, ROWS)
-    index = add_index(client, model["id"], dataset["id"])
-    wait_for_index(client, index["id"])
-    return Asked(index["id"])
+    return ready_to_ask(client, model_dir)
 
 
 def test_an_empty_server_says_how_to_begin(client: TestClient) -> None:
@@ -68,8 +40,11 @@ def test_the_form_offers_ready_indexes_by_name(client: TestClient, ready: Asked)
 def test_every_field_has_a_label(client: TestClient, ready: Asked) -> None:
     page = client.get("/ui").text
     fields = re.findall(r"<(?:input|select|textarea)[^>]*\bid=\"([^\"]+)\"", page)
-    assert fields == ["index", "prompt", "completion", "top_k"]
+    assert fields[:6] == ["index", "prompt", "completion", "span_start", "span_end", "top_k"]
     assert all(f'<label for="{field}">' in page for field in fields)
+    boxes = re.findall(r'<label class="check"><input type="checkbox" name="(\w+)"', page)
+    assert boxes == ["tokens", "no_opponents", "log_odds"]
+    assert page.count("<input") + page.count("<select") + page.count("<textarea") == len(fields) + len(boxes)
 
 
 def test_without_scripts_the_form_leads_to_the_permalink(client: TestClient, ready: Asked) -> None:
@@ -98,7 +73,7 @@ def test_the_page_says_how_far_to_trust_an_answer(client: TestClient, model_dir:
     form = {"index": index["id"], "prompt": "Where was Mira born?", "completion": " In Port Halvern.", "top_k": "2"}
     before = client.post("/ui/ask", data=form, headers=HTMX).text
     assert f"whence evaluate {index['id']}" in before
-    assert "Both questions" not in before and "left out:" not in before
+    assert "The evidence" not in before and "left out:" not in before
     engine.verdict = "untrusted"
     evaluation = evaluated(client, index)
     shown = client.post("/ui/ask", data=form, headers=HTMX).text
@@ -106,7 +81,7 @@ def test_the_page_says_how_far_to_trust_an_answer(client: TestClient, model_dir:
     for told in ("Retraining said so of ekfac.", "Do not act on this ranking.", "the ranking was more reliable"):
         assert told in shown
     assert "What did these rows do in this very run?" in shown
-    assert f"/v1/evaluations/{evaluation['id']}" in shown
+    assert f'href="/ui/evaluations/{evaluation["id"]}"' in shown
     assert "left out: -2.5 nats (90%: -2.6 to -2.4)" in shown
     assert "Extrapolated" not in shown
 
@@ -114,7 +89,7 @@ def test_the_page_says_how_far_to_trust_an_answer(client: TestClient, model_dir:
 def test_hits_come_in_order_of_rank_with_bars_to_scale(client: TestClient, ready: Asked) -> None:
     body = client.post("/ui/ask", data=ready.form(), headers=HTMX).text
     proponents = body.split('aria-label="Opponents"')[0]
-    assert re.findall(r"<code>(fact-1|odd|other)</code>", proponents) == ["fact-1", "other", "odd"]
+    assert re.findall(r"<code>(.*?)</code>", proponents) == ["fact-1", "=cmd|&#39; /C calc&#39;!A0", "odd"]
     assert 'class="fill" width="100.0"' in proponents
 
 
@@ -139,12 +114,6 @@ def test_nothing_inline_may_run(client: TestClient, ready: Asked, path: str) -> 
 def test_nothing_is_loaded_from_elsewhere(client: TestClient, ready: Asked) -> None:
     for address in re.findall(r"(?:src|href)=\"([^\"]+)\"", client.get("/ui").text):
         assert address.startswith(("/", "#"))
-
-
-def test_an_empty_output_is_generated(client: TestClient, ready: Asked) -> None:
-    assert "generated answer" in html.unescape(
-        re.sub(r"<[^>]+>", "", client.post("/ui/ask", data=ready.form(completion=""), headers=HTMX).text)
-    )
 
 
 def test_line_breaks_of_browsers_become_those_of_the_rows(client: TestClient, ready: Asked, engine: FakeEngine) -> None:
@@ -182,7 +151,7 @@ def test_bad_input_is_told_on_the_page_that_was_filled_in(
 
 def test_another_site_cannot_send_the_form(client: TestClient, ready: Asked, engine: FakeEngine) -> None:
     sent = client.post("/ui/ask", data=ready.form(), headers={"Sec-Fetch-Site": "cross-site"})
-    assert sent.status_code == 422
+    assert sent.status_code == 403
     assert not [name for name, _ in engine.calls if name == "submit_attribution"]
 
 
@@ -245,14 +214,3 @@ def test_no_file_outside_the_folder_is_served(client: TestClient) -> None:
 
 def test_the_page_is_not_part_of_the_api(app: FastAPI) -> None:
     assert not [path for path in app.openapi()["paths"] if path.startswith("/ui")]
-
-
-def test_the_completion_is_cut_at_its_tokens_and_nothing_is_lost() -> None:
-    tokens = [
-        {"text": "Who", "start": 0, "end": 3, "part": "prompt", "target": False},
-        {"text": "A", "start": 1, "end": 2, "part": "completion", "target": True},
-        {"text": "da", "start": 2, "end": 4, "part": "completion", "target": False},
-        {"text": "</s>", "start": 4, "end": 4, "part": "special", "target": True},
-    ]
-    pieces = completion_tokens({"completion": " Ada.", "tokens": tokens})
-    assert [(piece.text, piece.target) for piece in pieces] == [(" ", False), ("A", True), ("da", False), (".", False)]
