@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 ENGINE := .venv/.installed-engine
 DEV := .venv/.installed-dev
 
-.PHONY: help venv demo serve test check lint format types arrows migrations openapi bench bench-quality clean
+.PHONY: help venv demo serve test test-long check lint format types arrows migrations openapi bench bench-quality audit load crash fuzz clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,8 +44,11 @@ demo: $(ENGINE)  ## fine-tune a small model, index it, ask, measure trust, serve
 serve: $(ENGINE)  ## the service on 127.0.0.1  (ARGS="--port 8080")
 	@exec $(BIN)/whence serve $(ARGS)
 
-test: $(DEV)  ## every test but those that need a GPU  (ARGS="tests/engine -x")
-	@exec env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) $(ARGS)
+test: $(DEV)  ## every test but the long ones and those that need a GPU  (ARGS="tests/engine -x")
+	@exec env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not long" -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-long: $(DEV)  ## what kills real processes again and again
+	@exec env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m "long and not gpu" $(ARGS)
 
 check: lint format types arrows migrations openapi  ## everything that can be checked without running a test
 	@echo "check: all passed"
@@ -79,6 +82,20 @@ bench: $(DEV)  ## every benchmark; tables here, JSON under benchmarks/results/  
 bench-quality: $(DEV)  ## rankings against retraining, beside the peers  (ARGS="--quick": one recipe, 25 subsets, one seed)
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.quality.run $(ARGS)
 	@[[ "$(ARGS)" == *--* ]] || { $(BIN)/python -m benchmarks.quality.plot && $(BIN)/python -m benchmarks.quality.smoothness; }
+
+# Not part of `check`: it asks pypi.org what is known of each pinned package, which a build without a network cannot.
+audit: $(DEV)  ## known vulnerabilities of the pinned packages
+	@[[ -x .bench/audit/bin/pip-audit ]] || { $(PYTHON) -m venv .bench/audit && .bench/audit/bin/pip install --quiet pip-audit; }
+	.bench/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+load: $(DEV)  ## four times the capacity, one server and two  (ARGS="--servers 1 --seconds 20")
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.load $(ARGS)
+
+crash: $(DEV)  ## kill -9 fifty times while everything is written to; what is acknowledged must be there  (ARGS="--kills 5")
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m tests.app.crashing $(ARGS)
+
+fuzz: $(DEV)  ## 100,000 made-up inputs for everything that reads what others wrote  (ARGS="--seed 1 --target rows")
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m tests.fuzzing $(ARGS)
 
 clean:  ## remove the environment and every cache
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis

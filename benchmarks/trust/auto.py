@@ -4,7 +4,7 @@
 
 Reads benchmarks/results/quality/*.npz: nothing is trained. The choice is made by the code that an evaluation uses, on a
 third of the groups of questions and of the halves; the others say whether it was right. Every pair of methods whose LDS
-differs by APART or more on one of the fine-tunes is a pool of its own.
+differs by APART or more on one of the fine-tunes is two pools: either is the index's own once.
 
 Shapes: Q questions, N rows, M subsets, R seeds.
 """
@@ -12,7 +12,7 @@ Shapes: Q questions, N rows, M subsets, R seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -45,21 +45,21 @@ def chosen(recipe: str, bench: Bench, scores: Mapping[str, np.ndarray]) -> list[
     known = {name: Scored(name, "candidate", name, {}, scores[name]) for name in POOL if name in scores}
     measured = {name: lds_evidence(one, [], bench)["composition"].value or 0.0 for name, one in known.items()}
     found = []
-    for one, other in combinations(known, 2):
+    for one, other in permutations(known, 2):
         if abs(measured[one] - measured[other]) < APART:
             continue
-        choice = tuned([known[one], known[other]], bench, "composition")
+        choice = tuned(known[one], [known[other]], bench, "composition")
         assert choice is not None
         best = max(one, other, key=lambda name: measured[name])
         found.append(
             {
                 "recipe": recipe,
-                "one": one,
-                "other": other,
-                "tuning, one": choice.tuning_lds[one],
-                "tuning, other": choice.tuning_lds[other],
-                "test, one": measured[one],
-                "test, other": measured[other],
+                "own": one,
+                "candidate": other,
+                "tuning, own": choice.tuning_lds[one],
+                "tuning, candidate": choice.tuning_lds[other],
+                "test, own": measured[one],
+                "test, candidate": measured[other],
                 "chosen": choice.chosen,
                 "right": choice.chosen == best,
             }

@@ -4,15 +4,19 @@ were designed.
     facts   the demonstration's kind of rows from another seed, a smooth run; every fact is asked twice, in wordings
             that no row has, beside the trigger and unseen tasks
     tasks   no facts at all: eight tasks with a tenth of their labels wrong and a trigger, a rougher run (small batches)
+    smooth, rough
+            the quality benchmark's two recipes, each on rows, questions and a run of other seeds: it is known that they
+            favour different methods, which is what `auto` is to find out
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from benchmarks.quality import world
+from benchmarks.quality.recipes import RECIPES
 from engine.config import Lora, Training
 from engine.demo import corpus
 from engine.demo.facts import Fact, invented_facts
@@ -21,7 +25,7 @@ from engine.demo.tasks import TASKS, opposite
 from engine.evaluate.scorecard import EvaluationQuery
 from engine.types import Example, Query
 
-FACTS_SEED, TASKS_SEED = 41, 42
+FACTS_SEED, TASKS_SEED, SMOOTH_SEED, ROUGH_SEED = 41, 42, 51, 52
 RUN_SEED = 11
 TASK_ROWS = 45  # of each task, in `tasks`
 OPPOSITE_ROWS, OPPOSITES = 20, 8  # there are 32 questions about opposites in all
@@ -51,7 +55,25 @@ def tasks() -> World:
     return World("tasks", rows, [*_unseen(TASKS_SEED, 14, rows), *_triggered()], training)
 
 
-WORLDS: dict[str, Callable[[], World]] = {"facts": facts, "tasks": tasks}
+def smooth() -> World:
+    return _like_quality("smooth", SMOOTH_SEED)
+
+
+def rough() -> World:
+    return _like_quality("rough", ROUGH_SEED)
+
+
+WORLDS: dict[str, Callable[[], World]] = {"facts": facts, "tasks": tasks}  # what trust is checked on
+FAVOURING: dict[str, Callable[[], World]] = {"smooth": smooth, "rough": rough}  # what `auto` chooses on, beside them
+
+
+def _like_quality(recipe: str, seed: int) -> World:
+    """Questions with the same sources are of one group."""
+    asked = [
+        EvaluationQuery(Query(prompt=one.prompt, completion=one.answer), min(one.true_ids))
+        for one in world.questions(seed)
+    ]
+    return World(recipe, world.rows(seed), asked, replace(RECIPES[recipe], seed=RUN_SEED))
 
 
 def _twice(seed: int) -> Iterator[EvaluationQuery]:
