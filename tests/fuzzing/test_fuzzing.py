@@ -56,14 +56,14 @@ HARMFUL: dict[str, tuple[Callable[[], Any], str]] = {
     "a long cause": (lambda: refuse(MalformedRow("x" * 10_000)), "10000 characters"),
     "a wrong result": (lambda: refuse(AssertionError("differs")), "differs"),
     "endless": (compute_for_ever, "TooSlow"),
-    "much memory": (lambda: (bytearray(b"x") * (60 << 20)).count(b"y"), "MiB for one input"),
+    # Far above the limit: the kernel's count of a process's memory may be off by some MiB for each of the machine's cores.
+    "much memory": (lambda: (bytearray(b"x") * (512 << 20)).count(b"y"), "MiB for one input"),
 }
 
 
 @pytest.mark.parametrize("harm", HARMFUL)
 def test_a_defect_is_noticed(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "CPU_SECONDS", 0.05 if harm == "endless" else 5.0)
-    monkeypatch.setattr(running, "MOST_MIB", 30)
     what, said = HARMFUL[harm]
     found = outcomes_of(lambda number: what() if number % 2 else None, tmp_path)
     assert found.counts["DEFECT"] + found.counts["valid"] == 20
