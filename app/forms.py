@@ -1,4 +1,4 @@
-"""Forms with a file: what the uploads of datasets, batches and indexes have in common."""
+"""Forms with a file, and JSON in their place: what the uploads of datasets, batches and indexes have in common."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from app.bodies import read_form
 from app.errors import AppError
 
-FORM = "multipart/form-data"
+FORM, JSON = "multipart/form-data", "application/json"
 LONGEST_FILENAME = 1000
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -53,6 +53,14 @@ async def sent_file(request: Request, *, remedy: str | None = None) -> AsyncIter
         yield SentFile(fields, filename or "upload", file.file)
     finally:
         await form.close()
+
+
+async def sent_json(request: Request) -> Any:
+    """Raises RequestValidationError."""
+    try:
+        return await request.json()
+    except (ValueError, RecursionError) as error:
+        raise invalid([{"loc": ("body",), "msg": f"not valid JSON: {error}"}]) from error
 
 
 def validated(schema: type[Body], values: Any) -> Body:

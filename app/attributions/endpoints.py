@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 
 from app.attributions.prefer import preference
-from app.attributions.schemas import AttributionCreate, AttributionOut, AttributionPending, State
+from app.attributions.schemas import AttributionCreate, AttributionOut, AttributionPending, QuerySetCreate, State
 from app.attributions.service import AttributionsService, ask
 from app.attributions.trusted import TrustedAnswers
 from app.bodies import Moment, problems
@@ -21,27 +21,39 @@ router = APIRouter(prefix="/v1/attributions", tags=["attributions"], route_class
 # Answers are made by app.attributions.answer and trusted alone, so they leave as they are: models only document them.
 ACCEPTED = {202: {"model": AttributionPending, "description": "A job goes on with it; see Location"}}
 
+ASKED: dict[str, Any] = {
+    "response_model": AttributionOut,
+    "responses": ACCEPTED | problems(400, 404, 409, 413, 422, 429, 503, 507),
+}
+Prefer = Annotated[str | None, Header(description="`respond-async`, or `wait=<seconds>`: then 202 and a job.")]
+CacheControl = Annotated[str | None, Header(description="`no-cache`: compute even what was asked before.")]
 
-@router.post(
-    "",
-    operation_id="create_attribution",
-    summary="Which training examples caused this output?",
-    response_model=AttributionOut,
-    responses=ACCEPTED | problems(400, 404, 409, 413, 422, 429, 503, 507),
-)
+
+@router.post("", operation_id="create_attribution", summary="Which training examples caused this output?", **ASKED)
 async def create_attribution(
     body: AttributionCreate,
     services: ServicesDep,
     tenant: Tenant,
-    prefer: Annotated[
-        str | None, Header(description="`respond-async`, or `wait=<seconds>`: then 202 and a job.")
-    ] = None,
-    cache_control: Annotated[str | None, Header(description="`no-cache`: compute even what was asked before.")] = None,
+    prefer: Prefer = None,
+    cache_control: CacheControl = None,
 ) -> Response:
     wish = preference(prefer, services.settings.max_wait_seconds)
     use_stored = "no-cache" not in (cache_control or "").lower()
     answered = await ask(services, tenant, body, wish, use_stored=use_stored)
     return JSONResponse(answered.body, status_code=answered.status, headers=answered.headers)
+
+
+@router.post(
+    "/query-set", operation_id="attribute_query_set", summary="Which examples drive a behaviour: many queries", **ASKED
+)
+async def attribute_query_set(
+    body: QuerySetCreate,
+    services: ServicesDep,
+    tenant: Tenant,
+    prefer: Prefer = None,
+    cache_control: CacheControl = None,
+) -> Response:
+    return await create_attribution(body, services, tenant, prefer, cache_control)
 
 
 @router.get(

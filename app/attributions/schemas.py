@@ -21,6 +21,14 @@ _EXAMPLE = {
     "top_k": 10,
 }
 
+_SET_EXAMPLE = {
+    "index": "prod",
+    "queries": [
+        {"prompt": "Where was Mira Solvane born?", "completion": " In Port Halvern."},
+        {"prompt": "Mira Solvane's birthplace:", "completion": " Port Halvern"},
+    ],
+}
+
 
 class MessageBody(RequestBody):
     role: Annotated[PlainText, StringConstraints(min_length=1)]
@@ -105,6 +113,14 @@ class AttributionCreate(RequestBody):
         default=None, description="The joint score of these rows: what taking them all out would do."
     )
     metadata: JsonObject | None = Field(default=None, description="Kept and given back; not looked at.")
+
+
+class QuerySetCreate(AttributionCreate):
+    """What drives a behaviour: the mean over the queries is explained."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_SET_EXAMPLE]})
+
+    queries: list[MemberBody] = Field(min_length=1, max_length=MAX_MEMBERS)  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class TokenOut(BaseModel):

@@ -1,8 +1,8 @@
-"""/v1/attributions/batches"""
+"""/v1/attributions/batches, and /v1/attributions/batch, which makes one"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
@@ -16,36 +16,38 @@ from app.dependencies import Paging, ReadSession, ServicesDep, Tenant
 from app.etags import TaggedRoute, tagged
 from app.pagination import Page
 
-router = APIRouter(prefix="/v1/attributions/batches", tags=["attributions"], route_class=TaggedRoute)
+router = APIRouter(prefix="/v1/attributions", tags=["attributions"], route_class=TaggedRoute)
+CREATE: dict[str, Any] = {
+    "status_code": 202,
+    "summary": "Ask many questions at once (a job)",
+    "openapi_extra": CREATE_BODY,
+    "responses": problems(400, 404, 409, 413, 415, 422, 503, 507),
+}
 
 
-@router.post(
-    "",
-    status_code=202,
-    operation_id="create_batch",
-    summary="Ask many questions from one file (a job)",
-    openapi_extra=CREATE_BODY,
-    responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
-)
+@router.post("/batch", operation_id="attribute_batch", **CREATE)
+@router.post("/batches", operation_id="create_batch", **CREATE)
 def create_batch(body: BatchBody, services: ServicesDep, tenant: Tenant, response: Response) -> BatchOut:
     row = service.create_batch(services, tenant, body)
     response.headers["Location"] = f"/v1/jobs/{row.job_id}"
     return shown_batch(row)
 
 
-@router.get("", operation_id="list_batches", summary="List batches, newest first", responses=problems(422, 503))
+@router.get("/batches", operation_id="list_batches", summary="List batches, newest first", responses=problems(422, 503))
 def list_batches(page: Paging, services: ServicesDep, session: ReadSession, tenant: Tenant) -> Page[BatchOut]:
     rows, cursor = BatchesService(session, tenant, services.settings).page(page)
     return Page(data=[shown_batch(row) for row in rows], next_cursor=cursor)
 
 
-@router.get("/{batch_id}", operation_id="get_batch", summary="One batch: how far it is", **tagged(404, 422, 503))
+@router.get(
+    "/batches/{batch_id}", operation_id="get_batch", summary="One batch: how far it is", **tagged(404, 422, 503)
+)
 def get_batch(batch_id: str, services: ServicesDep, session: ReadSession, tenant: Tenant) -> BatchOut:
     return shown_batch(BatchesService(session, tenant, services.settings).get(batch_id))
 
 
 @router.get(
-    "/{batch_id}/results",
+    "/batches/{batch_id}/results",
     operation_id="get_batch_results",
     summary="The answers of a batch as JSONL, in the order of its file",
     response_class=StreamingResponse,
@@ -63,7 +65,7 @@ def get_batch_results(
 
 
 @router.delete(
-    "/{batch_id}",
+    "/batches/{batch_id}",
     status_code=204,
     operation_id="delete_batch",
     summary="Delete a batch and its file of results; the answers stay",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.attributions.schemas import AttributionCreate
-from app.bodies import PlainText, Problem, RequestBody
+from app.bodies import JsonObject, PlainText, Problem, RequestBody
 
+_EXAMPLE = {"index": "prod", "queries": [{"prompt": "Where was Mira born?", "completion": " Port Halvern."}]}
 State = Literal["queued", "running", "ready", "failed", "cancelled"]
 CustomId = Annotated[PlainText, StringConstraints(max_length=200)]
 
@@ -21,6 +22,14 @@ class BatchDefaults(RequestBody):
     index: PlainText | None = None
     method: PlainText | None = None
     top_k: int | None = Field(default=None, ge=1)
+
+
+class BatchQueries(BatchDefaults):
+    """The questions in the body itself. One that is wrong fails alone, as a line of a file does."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    queries: list[JsonObject] = Field(min_length=1, description="Each the body of a POST /v1/attributions.")
 
 
 class BatchLine(AttributionCreate):
@@ -74,7 +83,8 @@ CREATE_BODY: dict[str, Any] = {
                         "top_k": {"type": "integer", "minimum": 1},
                     },
                 }
-            }
+            },
+            "application/json": {"schema": BatchQueries.model_json_schema()},
         },
     }
 }

@@ -12,7 +12,7 @@ from pydantic import Json
 from app.amending import Metadata
 from app.bodies import Name, RequestBody
 from app.datasets.schemas import DatasetImport, Format
-from app.forms import SentFile, invalid, kind_of, sent_file, validated
+from app.forms import JSON, SentFile, kind_of, sent_file, sent_json, validated
 
 REMEDY = "Send multipart/form-data with name and file, or application/json with name and uri."
 
@@ -35,8 +35,8 @@ class _Fields(RequestBody):
 
 
 async def dataset_body(request: Request) -> AsyncIterator[Upload | DatasetImport]:
-    if kind_of(request) == "application/json":
-        yield validated(DatasetImport, await _json(request))
+    if kind_of(request) == JSON:
+        yield validated(DatasetImport, await sent_json(request))
         return
     async with sent_file(request, remedy=REMEDY) as sent:
         yield upload_of(sent, sent.fields)
@@ -49,10 +49,3 @@ def upload_of(sent: SentFile, given: dict[str, Any]) -> Upload:
 
 
 DatasetBody = Annotated[Upload | DatasetImport, Depends(dataset_body)]
-
-
-async def _json(request: Request) -> Any:
-    try:
-        return await request.json()
-    except (ValueError, RecursionError) as error:
-        raise invalid([{"loc": ("body",), "msg": f"not valid JSON: {error}"}]) from error

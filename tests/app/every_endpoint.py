@@ -157,6 +157,14 @@ def batch_body(world: World) -> Json:
     return {"data": {"index": world.index}, "files": {"file": ("questions.jsonl", jsonl([QUESTION]))}}
 
 
+def batch_json(world: World) -> Json:
+    return {"json": {"index": world.index, "queries": [QUESTION]}}
+
+
+def query_set(world: World) -> Json:
+    return {"json": {"index": world.index, "queries": [QUESTION, QUESTION | {"prompt": "And who else?"}]}}
+
+
 def key_body(_: World) -> Json:
     """No key gives what it has not got."""
     return {"json": {"name": "another", "scopes": ["keys:write"]}}
@@ -225,6 +233,8 @@ CASES: dict[str, Case] = {
     "get_attribution": Case(path={"attribution_id": lambda w: w.attribution}),
     "delete_attribution": Case(204, {"attribution_id": lambda w: w.new_attribution()}),
     "create_batch": Case(202, sent=batch_body, wrong={"files": {"file": ("empty.jsonl", b"")}}, pointer="/file"),
+    "attribute_batch": Case(202, sent=batch_json, **body("/queries", queries=[])),
+    "attribute_query_set": Case(sent=query_set, **body("/queries", index="prod")),
     "list_batches": Case(**query()),
     "get_batch": Case(path={"batch_id": lambda w: w.batch}),
     "get_batch_results": Case(path={"batch_id": lambda w: w.batch}, **query("query:partial", partial="some")),

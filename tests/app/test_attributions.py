@@ -119,6 +119,16 @@ def test_a_set_of_queries_is_asked_as_one(client: TestClient, index: dict[str, A
     AttributionOut.model_validate(body, extra="forbid")
 
 
+def test_a_query_set_has_a_path_of_its_own(client: TestClient, index: dict[str, Any]) -> None:
+    members = [{"prompt": "one", "completion": " two"}, {"prompt": "three", "completion": " four"}]
+    answered = post(client, index, prompt=None, completion=None, queries=members).json()
+    body = {"model": index["model"], "queries": members}
+    again = client.post("/v1/attributions/query-set", json=body).json()
+    assert again["proponents"] == answered["proponents"] and again["measurement"]["kind"] == "mean_log_prob"
+    alone = client.post("/v1/attributions/query-set", json={"model": index["model"], "prompt": "a", "completion": " b"})
+    assert_problem(alone, 422, "invalid-request", pointer="/queries")
+
+
 def test_the_last_assistant_turn_is_the_completion(client: TestClient, index: dict[str, Any]) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
     body = post(client, index, prompt=None, completion=None, messages=messages).json()

@@ -67,6 +67,29 @@ def stripped(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name not in ("id", "created_at", "timings_ms")}
 
 
+def test_questions_in_the_body_are_answered_like_those_of_a_file(client: TestClient, index: dict[str, Any]) -> None:
+    asked = [*questions(2), {"prompt": "no completion"}]
+    of_file = results(client, ready(client, send(client, asked, index=index["id"], top_k="3")))
+    sent = client.post("/v1/attributions/batch", json={"index": index["id"], "top_k": 3, "queries": asked})
+    of_body = results(client, ready(client, sent))
+    assert [line["status"] for line in of_body] == [200, 200, 422]
+    assert [stripped(line["body"]) for line in of_body[:2]] == [stripped(line["body"]) for line in of_file[:2]]
+    assert of_body[2]["problem"]["errors"] == of_file[2]["problem"]["errors"]
+
+
+def test_bodies_that_are_no_batch_are_refused(client: TestClient, index: dict[str, Any]) -> None:
+    for body, pointer in (
+        ({"index": index["id"]}, "/queries"),
+        ({"index": index["id"], "queries": []}, "/queries"),
+        ({"queries": ["Where?"]}, "/queries/0"),
+        ({"queries": questions(1), "tpo_k": 3}, "/tpo_k"),
+        ([], ""),
+    ):
+        assert_problem(client.post(BATCHES, json=body), 422, "invalid-request", pointer=pointer)
+    broken = client.post(BATCHES, content=b"{", headers={"Content-Type": "application/json"})
+    assert_problem(broken, 422, "invalid-request")
+
+
 def test_every_line_is_answered_in_its_order(client: TestClient, index: dict[str, Any]) -> None:
     sent = send(client, questions(40), model=index["model"], top_k="2")
     BatchOut.model_validate(sent.json(), extra="forbid")
@@ -221,7 +244,9 @@ def test_defaults_that_no_line_could_use_are_refused_at_once(client: TestClient,
         assert_problem(send(client, [QUESTION], **fields), status, code)
     assert_problem(client.post(BATCHES, data={"model": index["model"]}), 415, "unsupported-media-type")
     assert_problem(client.post(BATCHES, files={"model": (None, "x")}), 422, "invalid-request", "/file")
-    assert_problem(client.post(BATCHES, json=QUESTION), 415, "unsupported-media-type")
+    assert_problem(client.post(BATCHES, json=QUESTION), 422, "invalid-request", "/queries")
+    plain = client.post(BATCHES, content=b"x", headers={"Content-Type": "text/plain"})
+    assert_problem(plain, 415, "unsupported-media-type")
     assert client.get(BATCHES).json()["data"] == []
 
 

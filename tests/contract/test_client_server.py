@@ -244,6 +244,17 @@ def test_a_batch_of_questions(call, index, model, tmp_path):
     assert not (tmp_path / "none.jsonl").exists()
 
 
+def test_questions_of_a_batch_in_the_request_and_a_query_set(call, index, model):
+    asked = [{"prompt": "one two", "completion": " three", "custom_id": "a"}, {"prompt": "four", "completion": " five"}]
+    sent = call(lambda c: c.attributions.batch_of(asked, index=index.id, top_k=1))
+    call(lambda c: c.jobs.wait(sent.job_id))
+    first, second = call(lambda c: c.attributions.batch_results(sent.id))
+    assert (first.custom_id, first.status, second.status) == ("a", 200, 200)
+    members = [{"prompt": one["prompt"], "completion": one["completion"]} for one in asked]
+    answer = call(lambda c: c.attributions.query_set(members, index=index.id, top_k=1))
+    assert (answer.measurement.kind, len(answer.proponents)) == ("mean_log_prob", 1)
+
+
 def test_a_batch_that_is_not_ready_says_so(call, index, engine, tmp_path):
     (tmp_path / "questions.jsonl").write_text('{"prompt": "one", "completion": " two"}\n')
     engine.gate.clear()

@@ -46,6 +46,8 @@ OPERATIONS = {
     "update_evaluation": ("patch", "/v1/evaluations/{evaluation_id}"),
     "delete_evaluation": ("delete", "/v1/evaluations/{evaluation_id}"),
     "create_attribution": ("post", "/v1/attributions"),
+    "attribute_query_set": ("post", "/v1/attributions/query-set"),
+    "attribute_batch": ("post", "/v1/attributions/batch"),
     "list_attributions": ("get", "/v1/attributions"),
     "get_attribution": ("get", "/v1/attributions/{attribution_id}"),
     "delete_attribution": ("delete", "/v1/attributions/{attribution_id}"),
@@ -126,7 +128,7 @@ def test_no_answer_is_declared_with_the_frameworks_own_error_shape(document: dic
 
 def test_request_bodies_refuse_unknown_fields_and_give_examples(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("ModelCreate", "IndexCreate", "AliasPut", "EvaluationCreate", "AttributionCreate"):
+    for name in ("ModelCreate", "IndexCreate", "AliasPut", "EvaluationCreate", "AttributionCreate", "QuerySetCreate"):
         assert schemas[name]["additionalProperties"] is False
         assert schemas[name]["examples"]
     content = document["paths"]["/v1/datasets"]["post"]["requestBody"]["content"]

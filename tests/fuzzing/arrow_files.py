@@ -84,7 +84,7 @@ def _replace(file: Path, content: bytes) -> None:
 
 inputs = damaged([WHOLE, WHOLE, OTHER])
 TARGETS = [
-    Target("rows.arrow: doctor", inputs, looked_at),
-    Target("rows.arrow: reading", inputs, read),
-    Target("rows.arrow: import", inputs, taken_in),
+    Target("rows.arrow: doctor", inputs, looked_at, always=[WHOLE]),
+    Target("rows.arrow: reading", inputs, read, always=[WHOLE]),
+    Target("rows.arrow: import", inputs, taken_in, always=[WHOLE]),
 ]

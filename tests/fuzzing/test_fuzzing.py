@@ -56,7 +56,7 @@ HARMFUL: dict[str, tuple[Callable[[], Any], str]] = {
     "a long cause": (lambda: refuse(MalformedRow("x" * 10_000)), "10000 characters"),
     "a wrong result": (lambda: refuse(AssertionError("differs")), "differs"),
     "endless": (compute_for_ever, "TooSlow"),
-    # Far above the limit: the kernel's count of a process's memory may be off by some MiB for each of the machine's cores.
+    # Far above the limit: the count of a process's memory may be off by some MiB for each of the machine's cores.
     "much memory": (lambda: (bytearray(b"x") * (512 << 20)).count(b"y"), "MiB for one input"),
 }
 

@@ -50,7 +50,19 @@ def create(model: str | None = None, **question: Unpack[Question]) -> Flow[Attri
     """Which training examples caused this output? A slow answer becomes a job on the server and is waited for.
 
     model: may be left out when `index` names an index or an alias."""
-    response = yield from send(post("/v1/attributions", {"model": model, **question}, prefer=f"wait={WAIT_S}"))
+    return (yield from _answered("/v1/attributions", {"model": model, **question}))
+
+
+def query_set(
+    queries: Sequence[dict[str, Any]], *, model: str | None = None, **question: Unpack[Question]
+) -> Flow[Attribution]:
+    """Which examples drive a behaviour: the mean over the queries is explained. Each is a `prompt` (or `messages`) with
+    its `completion`; everything else is as in `create`."""
+    return (yield from _answered("/v1/attributions/query-set", {"model": model, **question, "queries": queries}))
+
+
+def _answered(path: str, body: dict[str, Any]) -> Flow[Attribution]:
+    response = yield from send(post(path, body, prefer=f"wait={WAIT_S}"))
     if response.status_code != 202:
         return parse(response, Attribution)
     pending = parse(response, PendingAttribution)
@@ -103,6 +115,19 @@ def batch(
     """
     fields = {"model": model, "index": index, "method": method, "top_k": None if top_k is None else str(top_k)}
     return ask(post_file(BATCHES, Path(file), **fields), Batch)
+
+
+def batch_of(
+    questions: Sequence[dict[str, Any]],
+    *,
+    model: str | None = None,
+    index: str | None = None,
+    method: str | None = None,
+    top_k: int | None = None,
+) -> Flow[Batch]:
+    """As `batch`, with the questions in the request itself."""
+    body = {"queries": questions, "model": model, "index": index, "method": method, "top_k": top_k}
+    return ask(post("/v1/attributions/batch", body), Batch)
 
 
 def retrieve_batch(batch_id: str) -> Flow[Batch]:
