@@ -38,7 +38,7 @@ BIG, ANSWERS = 1_000_000, 10_000
 FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 LINKS = """() => [...document.querySelectorAll('a[href]')].map(link => new URL(link.href))
     .filter(url => url.origin === location.origin).map(url => url.pathname)"""
-_ID = re.compile(r"[a-z]+_[a-z2-7]{20}")
+_ID = re.compile(r"[a-z]+_[a-z2-7]{20}|(?<=/rows/)\d+")  # an id, or a row of a dataset
 NO_PAGES = ("/ui/static", "/ui/login")
 WORDS = ("harbour", "ledger", "granite", "orchard", "signal", "copper", "meadow", "lantern")
 
