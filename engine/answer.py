@@ -17,7 +17,7 @@ from engine.agreement import Apart, bm25_agreement, checkpoint_agreement, scores
 from engine.clusters import with_clusters
 from engine.config import fingerprint
 from engine.diagnostics import diagnostics, group_sums, sample_rows
-from engine.errors import EngineError, InvalidOption, InvalidQuery, MethodNotServed
+from engine.errors import EngineError, InvalidOption, InvalidQuery, MethodNotServed, NonFiniteGradient
 from engine.explain import QueryVector
 from engine.hits import describe, has_self_scores
 from engine.lexical import RowQuery
@@ -43,6 +43,7 @@ class Ask:
     question: Question | None = None
     vector: QueryVector | None = None
     measured: Measured | None = None
+    scores_N: np.ndarray | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -61,6 +62,7 @@ def attribute(index: OpenIndex, requests: Sequence[tuple[Query, AskOptions]]) ->
         except EngineError as error:
             answers[slot] = error
     failed = _measure_each(index, asks)
+    _scan_together(index, [ask for slot, ask in asks.items() if slot not in failed])
     for slot, ask in asks.items():
         try:
             answers[slot] = failed.get(slot) or _answer(index, ask)
@@ -130,6 +132,27 @@ def _measure(index: OpenIndex, asks: list[Ask]) -> None:
         ask.timings["gradient"] = 1000 * (time.perf_counter() - started)
 
 
+def _scan_together(index: OpenIndex, asks: list[Ask]) -> None:
+    """Read the rows once for all queries that are compared with them as they are. What a query gets is what it would
+    get alone; where one of them has no finite score each is scored by itself, and that one alone is refused."""
+    alike = [ask for ask in asks if ask.vector is not None and not _is_cosine(ask)]
+    if len(alike) < 2:
+        return
+    started = time.perf_counter()
+    query_QD = np.stack([ask.vector.vector_D.astype(np.float32) for ask in alike if ask.vector is not None])
+    try:
+        scores_QN = search.score_all(index.store, query_QD)
+    except NonFiniteGradient:
+        return
+    for ask, scores_N in zip(alike, scores_QN, strict=True):
+        ask.scores_N = scores_N
+        ask.timings["search"] = 1000 * (time.perf_counter() - started)
+
+
+def _is_cosine(ask: Ask) -> bool:
+    return ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod)
+
+
 def _question(ask: Ask) -> Question:
     assert ask.question is not None
     return ask.question
@@ -181,6 +204,8 @@ def _additive(ask: Ask) -> bool:
 
 def _scores(index: OpenIndex, ask: Ask) -> np.ndarray:
     """float32 [N]"""
+    if ask.scores_N is not None:
+        return ask.scores_N
     question = _question(ask)
     if isinstance(ask.method, RowMethod):
         asked = [text for member in question.members for text in (member.prompt, member.completion)]
@@ -190,7 +215,7 @@ def _scores(index: OpenIndex, ask: Ask) -> np.ndarray:
         return index.self_scores_NC[:, 0]
     if ask.vector is None:
         ask.vector = _representation(index, question)
-    if ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod):
+    if _is_cosine(ask):
         return _cosines(index, ask.vector)
     return search.score_all(index.store, ask.vector.vector_D[None].astype(np.float32))[0]
 
@@ -208,8 +233,7 @@ def _representation(index: OpenIndex, question: Question) -> QueryVector:
 
 def _weights(index: OpenIndex, ask: Ask) -> np.ndarray | None:
     """float64 [N, C]: what every checkpoint's score of a row is multiplied by; None = 1."""
-    cosine = ask.options.normalize == "cosine" and isinstance(ask.method, GradientMethod)
-    return _cosine_weights(index, ask.vector) if cosine and ask.vector is not None else None
+    return _cosine_weights(index, ask.vector) if _is_cosine(ask) and ask.vector is not None else None
 
 
 def _cosine_weights(index: OpenIndex, vector: QueryVector) -> np.ndarray:

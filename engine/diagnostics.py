@@ -42,7 +42,7 @@ def percentile(scores_N: np.ndarray, score: float, sample: np.ndarray | None = N
     scores_M = scores_N if sample is None else scores_N[sample]
     width = TIE_WIDTH * abs(score)
     below = np.count_nonzero(scores_M < score - width)
-    tied = np.count_nonzero(np.abs(scores_M - score) <= width)
+    tied = np.count_nonzero(scores_M <= score + width) - below
     rank = below + (tied + 1) / 2 if tied else below
     return float(100.0 * rank / len(scores_M))
 
@@ -61,17 +61,17 @@ def diagnostics(
     from the median, in standard deviations estimated by the MAD; None when that is 0. score_spread,
     effective_rows: see Diagnostics; None of no row, and effective_rows when all scores are 0.
     """
-    allowed_N = np.ones(len(scores_N), bool) if allowed_N is None else allowed_N
-    chosen = np.flatnonzero(allowed_N) if sample is None else sample[allowed_N[sample]]
-    scores_M, lengths_M = scores_N[chosen].astype(np.float64), lengths_N[chosen]
+    chosen = _chosen(allowed_N, sample)
+    order_M = np.argsort(scores_N[chosen])
+    scores_M = scores_N[chosen][order_M].astype(np.float64)  # ascending: sorted once for all that asks about ranks
     top_1pct, top_1 = _positive_shares(scores_M)
-    correlation = _spearman(scores_M, lengths_M)
+    correlation = _spearman(scores_M, lengths_N[chosen][order_M])
     return Diagnostics(
         positive_share_top_1pct=top_1pct,
         top1_concentration=top_1,
         length_correlation=correlation,
         null_z=_null_z(scores_M),
-        searched=int(np.count_nonzero(allowed_N)),
+        searched=len(scores_N) if allowed_N is None else int(np.count_nonzero(allowed_N)),
         total=len(scores_N),
         score_spread=float(scores_M.std()) if len(scores_M) else None,
         effective_rows=_effective_rows(scores_M),
@@ -80,13 +80,20 @@ def diagnostics(
     )
 
 
+def _chosen(allowed_N: np.ndarray | None, sample: np.ndarray | None) -> np.ndarray | slice:
+    if sample is not None:
+        return sample if allowed_N is None else sample[allowed_N[sample]]
+    return slice(None) if allowed_N is None else np.flatnonzero(allowed_N)
+
+
 def _positive_shares(scores_M: np.ndarray) -> tuple[float | None, float | None]:
-    positive_M = np.sort(np.clip(scores_M, 0, None))[::-1]
+    """scores_M: ascending, as in all of these."""
+    positive_M = scores_M[np.searchsorted(scores_M, 0, side="right") :]
     total = positive_M.sum()
     if total == 0:
         return None, None
-    top = -(-len(positive_M) // 100)
-    return float(positive_M[:top].sum() / total), float(positive_M[0] / total)
+    top = -(-len(scores_M) // 100)
+    return float(positive_M[-top:].sum() / total), float(positive_M[-1] / total)
 
 
 def _effective_rows(scores_M: np.ndarray) -> float | None:
@@ -101,23 +108,39 @@ def _effective_rows(scores_M: np.ndarray) -> float | None:
 def _spearman(scores_M: np.ndarray, lengths_M: np.ndarray) -> float | None:
     if len(scores_M) < 3:  # two rows always correlate perfectly
         return None
-    a_M, b_M = (ranks - ranks.mean() for ranks in (_average_ranks(scores_M), _average_ranks(lengths_M)))
+    a_M, b_M = (ranks - ranks.mean() for ranks in (_ranks_in_order(scores_M), _average_ranks(lengths_M)))
     spread = np.sqrt((a_M @ a_M) * (b_M @ b_M))
     return float(a_M @ b_M / spread) if spread > 0 else None
 
 
 def _average_ranks(values_M: np.ndarray) -> np.ndarray:
     """float64 [M], from 1; tied values share the mean of their ranks."""
-    _, inverse_M, counts = np.unique(values_M, return_inverse=True, return_counts=True)
+    if values_M.dtype.kind in "iu" and len(values_M) and values_M.min() >= 0 and values_M.max() < len(values_M):
+        inverse_M, counts = values_M, np.bincount(values_M)  # lengths: no sorting
+    else:
+        _, inverse_M, counts = np.unique(values_M, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse_M]
+
+
+def _ranks_in_order(ascending_M: np.ndarray) -> np.ndarray:
+    """As `_average_ranks`, of values that are sorted."""
+    first = np.flatnonzero(np.concatenate([[True], ascending_M[1:] != ascending_M[:-1]]))
+    counts = np.diff(first, append=len(ascending_M))
+    return np.repeat(first + (counts + 1) / 2, counts)
 
 
 def _null_z(scores_M: np.ndarray) -> float | None:
     if not len(scores_M):
         return None
-    median = np.median(scores_M)
-    deviation = NORMAL_MAD * np.median(np.abs(scores_M - median))
-    return float((scores_M.max() - median) / deviation) if deviation > 0 else None
+    median = _middle(scores_M)
+    distances_M = np.sort(np.abs(scores_M - median), kind="stable")  # one falling and one rising run: a merge
+    deviation = NORMAL_MAD * _middle(distances_M)
+    return float((scores_M[-1] - median) / deviation) if deviation > 0 else None
+
+
+def _middle(ascending_M: np.ndarray) -> float:
+    """The median."""
+    return (ascending_M[(len(ascending_M) - 1) // 2] + ascending_M[len(ascending_M) // 2]) / 2
 
 
 def _warnings(rows: int, top_1: float | None, correlation: float | None) -> tuple[str, ...]:

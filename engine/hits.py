@@ -41,7 +41,7 @@ def _plain(
         Hit(
             rank=rank,
             position=int(position),
-            example_id=index.example_ids[position],
+            example_id=index.dataset[int(position)].id,
             score=float(score),
             normalized_score=None,
             # of the scan's own score: the exact one differs from it in the last digits

@@ -76,10 +76,6 @@ class OpenIndex:
         return Corpus([example_text(example) for example in self.dataset], self.revision)
 
     @cached_property
-    def example_ids(self) -> list[str]:
-        return [example.id for example in self.dataset]
-
-    @cached_property
     def weights_N(self) -> np.ndarray:
         """float64 [N]: the weight of each row's targets in the recipe's loss."""
         return self.store.load_tensors(ROWS_TENSORS)["weights"]

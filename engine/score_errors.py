@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.answer import Ask
 
 Hits = tuple[tuple[Hit, ...], tuple[Hit, ...]]
-COMPARED_ROWS = 1 << 17  # of whole scores: more would take longer than the search
+COMPARED_ROWS = 1 << 15  # of whole scores: more would take longer than the search
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def _rounded(
     query_D, store = ask.vector.vector_D, index.store
     reach_M = 1.0 if weights_NC is None else np.abs(weights_NC[positions_M]).max(1)
     query_W = query_D if store.basis is None else store.basis.project(query_D)
-    deviations_M = reach_M * storage_deviations(store, query_W)[positions_M]
-    slack_N = ROUNDING * np.sqrt(store.manifest.width) * np.linalg.norm(query_W) * store.norms()
-    return Terms(terms_CM, deviations_M, reach_M * slack_N[positions_M]), "storage"
+    deviations_M = reach_M * storage_deviations(store, query_W, positions_M)
+    slack = ROUNDING * np.sqrt(store.manifest.width) * np.linalg.norm(query_W)
+    return Terms(terms_CM, deviations_M, reach_M * slack * store.norms()[positions_M]), "storage"
 
 
-def storage_deviations(store: IndexStore, query_W: np.ndarray) -> np.ndarray:
-    """float64 [N]: at most so large is the standard deviation of a score's error by the rounding of stored numbers.
+def storage_deviations(store: IndexStore, query_W: np.ndarray, positions_M: np.ndarray) -> np.ndarray:
+    """float64 [M]: at most so large is the standard deviation of a score's error by the rounding of stored numbers.
 
     A number rounded to steps of Δ errs by Δ/√12. int8: Δ is the row's own scale. Floating point: Δ is at most 2⁻¹⁰
     (2⁻²³) of the number, so that Σ q²z² ≤ max q² · ‖z‖² bounds the sum; float16's smallest numbers have Δ = 2⁻²⁴.
@@ -121,7 +121,7 @@ def storage_deviations(store: IndexStore, query_W: np.ndarray) -> np.ndarray:
     stored_norm = np.linalg.norm(query_W / store.manifest.scales())
     if store.manifest.dtype == "int8":
         scales = [shard.row_scales_N for shard in store.shards() if shard.row_scales_N is not None]
-        return np.concatenate(scales).astype(np.float64) * stored_norm / np.sqrt(12)
+        return np.concatenate(scales)[positions_M].astype(np.float64) * stored_norm / np.sqrt(12)
     half = store.manifest.dtype == "float16"
-    relative_N = (2.0**-10 if half else 2.0**-23) * np.abs(query_W).max() * store.norms()
-    return np.hypot(relative_N, (2.0**-24 if half else 0.0) * stored_norm) / np.sqrt(12)
+    relative_M = (2.0**-10 if half else 2.0**-23) * np.abs(query_W).max() * store.norms()[positions_M]
+    return np.hypot(relative_M, (2.0**-24 if half else 0.0) * stored_norm) / np.sqrt(12)

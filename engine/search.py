@@ -1,6 +1,6 @@
-"""Exact search: every row's score by FAISS, shard by shard, and the k best in an order that never varies.
+"""Exact search: every row's score (engine/scan.py), shard by shard, and the k best in an order that never varies.
 
-FAISS adds in float32, in an order of its own, so equal rows may come out unequal in the last digits.
+A scan adds in float32, in an order of its own, so equal rows may come out unequal in the last digits.
 The order of an answer is therefore decided anew: every row that rounding could have kept out of the
 first k is scored again from its stored numbers in float64, one fixed summation for each row, and
 sorted by (−score, position). Identical rows then have identical scores wherever they lie.
@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import NonFiniteGradient
-from engine.shard import Shard, chunk_rows
+from engine.scan import scan
+from engine.shard import chunk_rows
 from engine.store import IndexStore
 
-# FAISS's error against float64 stays below this times √D·‖q‖·‖z‖: four units in the last place of
+# A scan's error against float64 stays below this times √D·‖q‖·‖z‖: four units in the last place of
 # float32 for a sum whose rounding errors are independent (at most 1.2 measured, D from 1 to 1,000,000).
 ROUNDING = 4 * 2.0**-24
 
@@ -37,8 +38,7 @@ def score_all(store: IndexStore, query_QD: np.ndarray, *, checkpoints: Collectio
     stored_QW = np.stack([_in_stored_units(store, query_D, checkpoints) for query_D in query_QD])
     scores_QN = np.empty((len(query_QD), store.manifest.rows), np.float32)
     for shard in store.shards():
-        for query_W, scores_N in zip(stored_QW, scores_QN, strict=True):
-            scores_N[shard.record.start : shard.record.stop] = _score_shard(shard, query_W.astype(np.float32))
+        scores_QN[:, shard.record.start : shard.record.stop] = scan(shard, stored_QW)
     return scores_QN
 
 
@@ -84,17 +84,6 @@ def _parts(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] 
     return [_Part(slice(None), query_W, float(np.linalg.norm(query_W * scales_W))) for query_W in stored_CW]
 
 
-def _score_shard(shard: Shard, query_W: np.ndarray) -> np.ndarray:
-    """float32 [N] of one shard. Asking FAISS for all rows costs a heap, and is still twice as fast as
-    decoding float16 and multiplying (ratios: python -m benchmarks.search)."""
-    found_1N, offsets_1N = shard.index.search(query_W[None], shard.index.ntotal)
-    if (offsets_1N < 0).any() or not np.isfinite(found_1N).all():
-        raise NonFiniteGradient(f"A score overflows float32 in shard {shard.record.name}.")
-    scores_N = np.empty(shard.index.ntotal, np.float32)
-    scores_N[offsets_1N[0]] = found_1N[0]
-    return scores_N if shard.row_scales_N is None else scores_N * shard.row_scales_N
-
-
 def top_k(
     store: IndexStore,
     query_D: np.ndarray,
@@ -116,7 +105,7 @@ def top_k(
     parts = _parts(store, query_D, checkpoints, each=weights_NC is not None)
     margins_N = _rounding_margins(store, parts, weights_NC)
     sign = 1.0 if largest else -1.0
-    candidates_M = _candidates(sign * scores_N.astype(np.float64), margins_N, k, allowed_N)
+    candidates_M = _candidates(scores_N if largest else -scores_N, margins_N, k, allowed_N)
     exact_M = _score_exactly(store, parts, candidates_M, margins_N, weights_NC)
     order_K = np.lexsort((candidates_M, -sign * exact_M))[: max(k, 0)]
     return candidates_M[order_K], exact_M[order_K]
@@ -134,10 +123,10 @@ def rank(
 
 
 def _rounding_margins(store: IndexStore, parts: list[_Part], weights_NC: np.ndarray | None) -> np.ndarray:
-    """float64 [N]: how far a FAISS score may lie from the exact one; 0 only where both are exactly 0."""
-    norms_N = ROUNDING * np.sqrt(store.manifest.width) * store.norms()
+    """float64 [N]: how far a scan's score may lie from the exact one; 0 only where both are exactly 0."""
     if weights_NC is None:
-        return parts[0].norm * norms_N
+        return (parts[0].norm * ROUNDING * np.sqrt(store.manifest.width)) * store.norms()
+    norms_N = ROUNDING * np.sqrt(store.manifest.width) * store.norms()
     return np.abs(weights_NC) @ np.array([part.norm for part in parts]) * norms_N
 
 
@@ -148,9 +137,13 @@ def _candidates(signed_N: np.ndarray, margins_N: np.ndarray, k: int, allowed_N: 
         return positions_M
     if k <= 0:
         return positions_M[:0]
-    surely_M = (signed_N - margins_N)[positions_M]
-    threshold = np.partition(surely_M, -k)[-k]
-    return positions_M[(signed_N + margins_N)[positions_M] >= threshold]
+    near_M = signed_N if allowed_N is None else signed_N[positions_M]
+    # Whoever is further below the k-th score than two of the widest margins cannot come in: a few rows are left.
+    lowest = np.partition(near_M, -k)[-k].astype(np.float64) - 2 * margins_N.max()
+    positions_M = positions_M[near_M >= np.nextafter(lowest.astype(np.float32), np.float32(-np.inf))]
+    signed_M, margins_M = signed_N[positions_M].astype(np.float64), margins_N[positions_M]
+    threshold = np.partition(signed_M - margins_M, -k)[-k]
+    return positions_M[signed_M + margins_M >= threshold]
 
 
 def _score_exactly(

@@ -9,6 +9,7 @@ beside the norms. One scale for all rows would spend most of its 255 steps on th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ FLOAT16_MAXIMUM = float(np.finfo(np.float16).max)
 CHUNK_NUMBERS = 1 << 22  # rows are encoded and decoded in pieces of about 16 MB
 FAISS_WRITE_BYTES = 1 << 20
 LEVELS = 127
+_KINDS = {faiss.ScalarQuantizer.QT_fp16: np.float16, faiss.ScalarQuantizer.QT_8bit_uniform: np.uint8}
 
 
 def shard_files(name: str) -> tuple[str, str]:
@@ -50,6 +52,14 @@ class Shard:
     norms_N: np.ndarray
     lengths_N: np.ndarray
     row_scales_N: np.ndarray | None = None
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """float32, float16 or uint8 (int8 + 127) [N, W]: the mapped bytes themselves, not to be written to."""
+        size, index = self.index.ntotal * self.index.code_size, self.index
+        kind = np.float32 if isinstance(index, faiss.IndexFlat) else _KINDS[index.sq.qtype]
+        # the view does not keep the index, and so the mapping, alive; this object does
+        return faiss.rev_swig_ptr(index.codes.data(), size).view(kind).reshape(index.ntotal, -1)
 
     def stored(self, offsets_K: np.ndarray) -> np.ndarray:
         """float32 [K, D]: the exact stored numbers of these rows, counted from the shard's start."""

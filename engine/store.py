@@ -58,6 +58,7 @@ class IndexStore:
         self.manifest = manifest
         self.dropped = dropped
         self._opened: dict[str, Shard] = {}
+        self._norms_N: np.ndarray | None = None
         self._opening = threading.Lock()
 
     @classmethod
@@ -250,7 +251,9 @@ class IndexStore:
 
     def norms(self) -> np.ndarray:
         """float64 [N]: Euclidean length of each stored row, scales undone."""
-        return np.concatenate([shard.norms_N for shard in self.shards()])
+        if self._norms_N is None or len(self._norms_N) != self.manifest.rows:  # shards are still being written
+            self._norms_N = np.concatenate([shard.norms_N for shard in self.shards()])
+        return self._norms_N
 
     def lengths(self) -> np.ndarray:
         """int32 [N]: tokens of each row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -148,3 +148,36 @@ def test_above_the_flat_limit_figures_are_estimated_from_a_fixed_sample() -> Non
 def test_up_to_the_flat_limit_nothing_is_sampled() -> None:
     assert sample_rows(2**20, FLAT_LIMIT // 2**20) is None
     assert sample_rows(4096, FLAT_LIMIT) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scores=st.lists(st.integers(-5, 5), min_size=3, max_size=300),
+    lengths=st.sampled_from([np.int32, np.float64]),
+    filtered=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_figures_of_sorted_scores_equal_the_plain_formulas(
+    scores: list[int], lengths: type, filtered: bool, seed: int
+) -> None:
+    """With ties, and with rows that were filtered out."""
+    random = np.random.default_rng(seed)
+    scores_N = np.float32(scores)
+    lengths_N = random.integers(1, 400, len(scores)).astype(lengths)
+    allowed_N = random.random(len(scores)) < 0.7 if filtered else None
+    found = diagnostics(scores_N, lengths_N, allowed_N)
+    kept = slice(None) if allowed_N is None else allowed_N
+    searched, tokens = scores_N[kept].astype(float), lengths_N[kept]
+    positive = np.sort(searched[searched > 0])[::-1]
+    if len(positive):
+        top = -(-len(searched) // 100)
+        assert found.positive_share_top_1pct == pytest.approx(positive[:top].sum() / positive.sum())
+        assert found.top1_concentration == pytest.approx(positive[0] / positive.sum())
+    else:
+        assert found.positive_share_top_1pct is None
+    spread = 1.4826 * stats.median_abs_deviation(searched) if len(searched) else 0
+    z = None if spread == 0 else (searched.max() - np.median(searched)) / spread
+    assert found.null_z == (z if z is None else pytest.approx(z))
+    if len(searched) > 2 and len(set(searched)) > 1 and len(set(tokens)) > 1:
+        assert found.length_correlation == pytest.approx(stats.spearmanr(searched, tokens).statistic, abs=1e-9)
+    assert (found.searched, found.total) == (len(searched), len(scores))

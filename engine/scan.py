@@ -1,0 +1,144 @@
+"""Every row's score, in one pass over a shard's stored bytes.
+
+FAISS keeps the bytes, and gives all scores of a flat index only through a heap of all rows, which costs several times
+what reading them does (docs/decisions.md 52). Here a piece of the rows that fits the processor's cache is made ready
+once and multiplied with every query that waits:
+
+    float32   as it is stored
+    float16   widened to float32
+    int8      whole numbers times whole numbers: the query is cut into three planes of int8, the products are summed
+              exactly by the processor's int8 instructions, and every score is the same on every machine
+
+Each query is multiplied by itself (or exactly), so its scores do not depend on who else asks.
+
+Dimensions: Q queries, N rows of the shard, W stored numbers a row, K rows of a piece, P planes of all queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import NonFiniteGradient
+from engine.shard import LEVELS, Shard
+
+PIECE_NUMBERS = 1 << 17  # 512 KiB as float32: half of a core's own cache, or less
+PLANE_BITS, PLANES = 8, 3  # of a query: 24 bits, as many as float32 has
+_EXACT_WIDTH = 1 << 16  # columns summed at a time: 128 · 127 · 2¹⁶ stays below 2³¹
+_SIGN_BITS = int.from_bytes(b"\x80" * 8, "little", signed=True)  # flips the top bit of eight bytes at once
+
+
+def scan(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
+    """float32 [Q, N]: ⟨query, stored numbers⟩ of every row of the shard, in stored units.
+
+    query_QW: float64, finite as float32. Raises NonFiniteGradient for a score beyond float32.
+    """
+    exact = shard.row_scales_N is not None and _integer_products_are_exact()
+    scores_QN = _scan_int8(shard, query_QW) if exact else _scan_float(shard, query_QW)
+    if shard.row_scales_N is not None:
+        scores_QN = scores_QN * shard.row_scales_N
+    with np.errstate(over="ignore"):
+        found_QN = scores_QN.astype(np.float32, copy=False)
+    if not np.isfinite(found_QN).all():
+        raise NonFiniteGradient(f"A score overflows float32 in shard {shard.record.name}.")
+    return found_QN
+
+
+def _scan_float(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
+    """float32 [Q, N]"""
+    queries = torch.from_numpy(query_QW.astype(np.float32)).unbind()
+    scores_QN = torch.empty(len(queries), len(shard.codes))
+    start = 0
+    for piece_KW in _widened(shard):
+        stop = start + len(piece_KW)
+        for query_W, scores_N in zip(queries, scores_QN, strict=True):
+            torch.mv(piece_KW, query_W, out=scores_N[start:stop])
+        start = stop
+    return scores_QN.numpy()
+
+
+def _widened(shard: Shard) -> Iterator[Tensor]:
+    """float32 [K, W], piece by piece; each is overwritten by the next."""
+    codes = torch.from_numpy(shard.codes)
+    pieces = codes.split(max(1, PIECE_NUMBERS // codes.shape[1]))
+    if codes.dtype == torch.float32:
+        yield from pieces
+        return
+    room = torch.empty(pieces[0].shape)
+    for piece in pieces:
+        wide_KW = room[: len(piece)].copy_(piece)
+        yield wide_KW.sub_(LEVELS) if codes.dtype == torch.uint8 else wide_KW
+
+
+# --- int8 ---
+
+
+def _scan_int8(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
+    """float64 [Q, N], exact for the query rounded to 24 bits of its largest number."""
+    planes_WP, units_Q = _planes(query_QW)
+    codes = torch.from_numpy(shard.codes)
+    pieces = codes.split(max(1, 4 * PIECE_NUMBERS // codes.shape[1]))  # a quarter of float32's bytes
+    room = torch.empty(pieces[0].shape, dtype=torch.int8)
+    sums_NP = torch.empty(len(codes), planes_WP.shape[1], dtype=torch.float64)
+    start = 0
+    for piece in pieces:
+        _set_products(_signed(piece, room[: len(piece)]), planes_WP, sums_NP[start : start + len(piece)])
+        start += len(piece)
+    # what is stored as c stands for c − 127, and the flipped top bit made c − 128 of it: one more of each query number
+    sums_NP += planes_WP.sum(0, dtype=torch.int64)
+    # whole numbers below 2⁵³ throughout: float64 adds them exactly, in whatever order
+    return (sums_NP.view(len(codes), len(units_Q), PLANES) @ _PLACES).T.numpy() * units_Q[:, None]
+
+
+_PLACES = torch.tensor([float(1 << (PLANE_BITS * place)) for place in range(PLANES)], dtype=torch.float64)
+
+
+def _planes(query_QW: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """int8 [W, Q·3], float64 [Q]: query ≈ Σ_p plane_p · 256^p · unit, off by half a unit at most.
+
+    unit: the largest number / (127 · 256²), so that the highest plane fits too.
+    """
+    largest_Q = np.abs(query_QW).max(1, initial=0.0)
+    units_Q = np.where(largest_Q > 0, largest_Q, 1.0) / (LEVELS << (PLANE_BITS * (PLANES - 1)))
+    left_QW = np.rint(query_QW / units_Q[:, None]).astype(np.int64)
+    planes = []
+    for _ in range(PLANES):
+        low_QW = (left_QW + 128) % 256 - 128
+        planes.append(low_QW)
+        left_QW = (left_QW - low_QW) >> PLANE_BITS
+    planes_QPW = np.stack(planes, 1).astype(np.int8)
+    # Copied into new memory: of a single column `contiguous` keeps strides that _int_mm reads beyond.
+    planes_WP = torch.empty(query_QW.shape[1], planes_QPW.shape[0] * PLANES, dtype=torch.int8)
+    return planes_WP.copy_(torch.from_numpy(planes_QPW.reshape(-1, query_QW.shape[1]).T)), units_Q
+
+
+def _signed(codes_KW: Tensor, room_KW: Tensor) -> Tensor:
+    """int8 [K, W], in `room`: the stored byte − 128."""
+    if codes_KW.shape[1] % 8:
+        torch.bitwise_xor(codes_KW, 0x80, out=room_KW.view(torch.uint8))
+    else:
+        torch.bitwise_xor(codes_KW.view(torch.int64), _SIGN_BITS, out=room_KW.view(torch.int64))
+    return room_KW
+
+
+def _set_products(rows_KW: Tensor, planes_WP: Tensor, sums_KP: Tensor) -> None:
+    """Sets sums_KP, float64, to the exact products."""
+    sums_KP.copy_(torch._int_mm(rows_KW[:, :_EXACT_WIDTH], planes_WP[:_EXACT_WIDTH]))
+    for at in range(_EXACT_WIDTH, rows_KW.shape[1], _EXACT_WIDTH):
+        sums_KP += torch._int_mm(rows_KW[:, at : at + _EXACT_WIDTH], planes_WP[at : at + _EXACT_WIDTH])
+
+
+@cache
+def _integer_products_are_exact() -> bool:
+    """Whether torch sums products of int8 exactly on this processor: older ones saturate in 16 bits between."""
+    rows_KW = torch.tensor([[-128, 127], [127, 127], [-128, -128]], dtype=torch.int8).repeat(5, 48)
+    planes_WP = torch.tensor([[127, -128, 1], [127, -128, -1]], dtype=torch.int8).repeat(48, 1)
+    try:
+        found = torch._int_mm(rows_KW, planes_WP).long()
+    except (RuntimeError, AttributeError):
+        return False
+    return torch.equal(found, rows_KW.long() @ planes_WP.long())

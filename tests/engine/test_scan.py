@@ -1,0 +1,142 @@
+"""One pass over the stored bytes: the scores are those of the stored numbers, exactly so for int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import scan as scanning
+from engine.errors import NonFiniteGradient
+from engine.manifest import lay_out
+from engine.scan import scan
+from engine.search import ROUNDING
+from engine.shard import Shard
+from tests.engine.index_factory import build, make_manifest
+
+DTYPES = ("int8", "float16", "float32")
+
+
+def shard_of(path: Path, rows_NW: np.ndarray, dtype: str) -> Shard:
+    rows, width = rows_NW.shape
+    manifest = make_manifest(rows, blocks=lay_out([("module", 1, width)], 1), plan={"shard_rows": rows}, dtype=dtype)
+    store = build(path, rows_NW.astype(np.float32), manifest.with_scales([1.0]))
+    return next(store.shards())
+
+
+def stored(shard: Shard) -> np.ndarray:
+    """float64 [N, W], as FAISS decodes it."""
+    return shard.stored(np.arange(shard.index.ntotal)).astype(np.float64)
+
+
+def allowed(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
+    """[Q, N]: what the order of an answer takes for granted (engine/search.py)."""
+    norms_QN = np.linalg.norm(query_QW, axis=1)[:, None] * np.linalg.norm(stored(shard), axis=1)
+    return ROUNDING * np.sqrt(query_QW.shape[1]) * norms_QN
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    width=st.integers(1, 70),
+    queries=st.integers(1, 7),
+    piece=st.sampled_from([1, 40, 200, 1 << 17]),
+    dtype=st.sampled_from(DTYPES),
+    spike=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_scores_are_within_rounding_of_the_stored_numbers(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    width: int,
+    queries: int,
+    piece: int,
+    dtype: str,
+    spike: bool,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    query_QW = random.standard_normal((queries, width))
+    query_QW[:, 0] *= 1e4 if spike else 1.0  # one number so large that the others are small beside it
+    shard = shard_of(tmp_path_factory.mktemp("index"), random.standard_normal((rows, width)), dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning, "PIECE_NUMBERS", piece)
+        found_QN = scan(shard, query_QW)
+    assert found_QN.dtype == np.float32 and found_QN.shape == (queries, rows)
+    assert (np.abs(found_QN - query_QW @ stored(shard).T) <= allowed(shard, query_QW)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 7, 64, 513])
+def test_who_else_asks_changes_nothing(tmp_path: Path, dtype: str, width: int) -> None:
+    random = np.random.default_rng(0)
+    shard = shard_of(tmp_path, random.standard_normal((300, width)), dtype)
+    query_QW = random.standard_normal((6, width))
+    alone_QN = np.concatenate([scan(shard, query_1W[None]) for query_1W in query_QW])
+    assert np.array_equal(scan(shard, query_QW), alone_QN)
+
+
+def test_int8_does_not_depend_on_pieces_threads_or_columns_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    shard = shard_of(tmp_path, random.standard_normal((70, 200)), "int8")
+    query_QW = random.standard_normal((3, 200))
+    whole_QN = scan(shard, query_QW)
+    monkeypatch.setattr(scanning, "PIECE_NUMBERS", 150)
+    monkeypatch.setattr(scanning, "_EXACT_WIDTH", 48)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert np.array_equal(scan(shard, query_QW), whole_QN)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_int8_is_the_sum_of_whole_numbers(tmp_path: Path) -> None:
+    """The largest numbers there are, all of one sign: the sum that comes nearest to overflowing."""
+    width = 4096
+    rows_NW = np.stack([np.full(width, 1.0), np.full(width, -1.0), np.zeros(width), np.eye(width)[5]])
+    shard = shard_of(tmp_path, rows_NW, "int8")
+    found_QN = scan(shard, np.stack([np.full(width, 3.0), np.full(width, -3.0), np.zeros(width)]))
+    assert found_QN == pytest.approx(np.array([[12288, -12288, 0, 3], [-12288, 12288, 0, -3], [0, 0, 0, 0]]), rel=1e-6)
+    assert (found_QN[:, 2] == 0).all() and (found_QN[2] == 0).all()
+
+
+def test_a_processor_that_saturates_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vpmaddubsw does: pairs of products are added in 16 bits."""
+
+    def saturating(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        products = a.long()[:, :, None] * b.long()[None]
+        pairs = products.unflatten(1, (-1, 2)).sum(2).clamp(-(2**15), 2**15 - 1)
+        return pairs.sum(1).int()
+
+    check = scanning._integer_products_are_exact
+    check.cache_clear()
+    try:
+        assert check()
+        for broken in (saturating, None):
+            check.cache_clear()
+            monkeypatch.setattr(torch, "_int_mm", broken) if broken else monkeypatch.delattr(torch, "_int_mm")
+            assert not check()
+    finally:
+        check.cache_clear()
+
+
+def test_int8_without_exact_products_is_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    shard = shard_of(tmp_path, random.standard_normal((50, 33)), "int8")
+    query_QW = random.standard_normal((4, 33))
+    monkeypatch.setattr(scanning, "_integer_products_are_exact", lambda: False)
+    assert (np.abs(scan(shard, query_QW) - query_QW @ stored(shard).T) <= allowed(shard, query_QW)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_score_beyond_float32_is_refused(tmp_path: Path, dtype: str) -> None:
+    shard = shard_of(tmp_path, np.full((3, 40), 60_000.0), dtype)
+    with pytest.raises(NonFiniteGradient, match="overflows"):
+        scan(shard, np.full((1, 40), 3e37))
