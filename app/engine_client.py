@@ -116,7 +116,9 @@ class LocalEngine:
         threads: int | None = None,
         max_queue: int = 64,
         max_queue_per_group: int | None = None,
+        model_bytes: int | None = None,
     ) -> None:
+        self._model_bytes = model_bytes
         self._device, self._threads = device, threads
         self._max_queue, self._max_queue_per_group = max_queue, max_queue_per_group
         self._lane: Lane | None = None
@@ -231,6 +233,7 @@ class LocalEngine:
             threads=self._threads,
             max_queue=self._max_queue,
             max_queue_per_group=self._max_queue_per_group,
+            model_bytes=self._model_bytes,
         )
 
 

@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import anyio
-from fastapi import Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
@@ -49,8 +49,21 @@ class InvalidIdempotencyKey(InvalidRequest):
     remedy = "Use 1 to 200 visible ASCII characters, for example a UUID."
 
 
+def _declared(
+    idempotency_key: Annotated[
+        str | None, Header(description="Up to 200 visible ASCII characters: sent again, the first answer comes again.")
+    ] = None,
+) -> None:
+    """Declares the header; IdempotentRoute reads it."""
+
+
 class IdempotentRoute(APIRoute):
     """A route whose POST honours `Idempotency-Key`."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if "POST" in (options.get("methods") or ()):
+            options["dependencies"] = [*(options.get("dependencies") or ()), Depends(_declared)]
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -74,6 +74,7 @@ def _services(settings: Settings, engine: EngineClient | None) -> Services:
         threads=settings.torch_threads,
         max_queue=settings.max_queue,
         max_queue_per_group=settings.max_queue_per_tenant,
+        model_bytes=settings.model_bytes,
     )
     metrics, traces = telemetry.Metrics(), telemetry.Traces()
     worker = Worker(settings, database, metrics, traces)

@@ -192,6 +192,7 @@ UPLOADS = {
     "/v1/datasets": "multipart/form-data",
     "/ui/datasets": "multipart/form-data",
     "/v1/indexes/import": "multipart/form-data",
+    "/v1/attributions/batch": "multipart/form-data",
     "/v1/attributions/batches": "multipart/form-data",
 }
 

@@ -66,7 +66,7 @@ async def _engine_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(_pointer(item), item["msg"]) for item in error.errors()]
+    errors = [FieldError(_pointer(item), message_of(item)) for item in error.errors()]
     detail = "; ".join(f"{e.pointer or 'body'}: {e.message}" for e in errors[:3])
     remedy = "Correct the named fields; /docs shows the schema."
     return _respond(request, problem("invalid-request", "Invalid request", 422, detail, remedy, errors))
@@ -94,6 +94,11 @@ _REMEDIES = {
 def _pointer(item: dict[str, Any]) -> str:
     """Of a body that is no JSON, pydantic's location is a character's place: it points nowhere."""
     return "" if item.get("type") == "json_invalid" else pointer_of(item["loc"])
+
+
+def message_of(found: Mapping[str, Any]) -> str:
+    """What pydantic says of one wrong value, without naming the exception it came from."""
+    return str(found["msg"]).removeprefix("Value error, ")
 
 
 def pointer_of(location: Sequence[str | int]) -> str:

@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(
         default=None, ge=1, description="Torch threads. Unset: 1 on CPU (steady figures), torch's own choice elsewhere."
     )
+    model_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Memory for loaded models; the one used longest ago goes first. Unset: half of the device's.",
+    )
 
     # Limits. What is beyond one is refused, with the status named here; GET /v1/limits shows those in force.
     max_queue: int = Field(default=64, ge=1, description="Queries waiting for the lane (429).")

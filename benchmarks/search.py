@@ -1,17 +1,18 @@
-"""Scoring every row of a flat index: FAISS search for all rows, against two other ways to the same numbers.
+"""One pass over an index's rows, against the memory it reads.
 
-    python -m benchmarks.search [--rows 20000] [--dims 1000]
+    python -m benchmarks.search [--rows 1000000] [--dims 512]
 
-Ratios to FAISS's `search(k = all)` in one run, float16 codes, one thread: `range_search` without a bound, and decoding
-chunks to float32 with a matrix product.
+A shard's stored bytes in memory, one thread: `engine.scan` for one query and for eight, and FAISS's own search for all
+rows (which goes through a heap). Reference: the time a plain sum over as many bytes takes, in the same run; its best of
+several. Target for one query: twice that.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -19,48 +20,75 @@ import numpy as np
 import torch
 
 from benchmarks.report import report
+from engine.scan import scan
+from engine.shard import Shard, empty_index, row_scales
 
-REPEATS = 9
-CHUNK = 1024
+REPEATS, WHOLE_REPEATS = 7, 2
+TARGET = 2.0
+PIECE = 8192
+
+
+def filled(rows: int, dims: int, dtype: str) -> Shard:
+    random = np.random.default_rng(0)
+    index: Any = empty_index(dims, dtype)
+    scales = []
+    for start in range(0, rows, PIECE):
+        piece_KW = random.standard_normal((min(PIECE, rows - start), dims), dtype=np.float32)
+        if dtype == "int8":
+            scales.append(row_scales(piece_KW))
+            piece_KW = np.rint(piece_KW / scales[-1][:, None])
+        index.add(piece_KW)
+    nothing: Any = SimpleNamespace(name="benchmark")
+    none = np.zeros(0)
+    return Shard(nothing, index, none, none, none, np.concatenate(scales) if scales else None)
+
+
+def best(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def measure(rows: int, dims: int, dtype: str) -> list[dict[str, Any]]:
+    shard = filled(rows, dims, dtype)
+    words = torch.from_numpy(shard.codes).view(torch.uint8).flatten()
+    words = words[: len(words) // 8 * 8].view(torch.int64)
+    query_QW = np.random.default_rng(1).standard_normal((8, dims))
+    one_1W = query_QW[:1].astype(np.float32)
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "scan, 1 query": (lambda: scan(shard, query_QW[:1]), REPEATS),
+        "scan, 8 queries": (lambda: scan(shard, query_QW), REPEATS),
+        "FAISS search, k = 10": (lambda: shard.index.search(one_1W, 10), WHOLE_REPEATS),
+        "FAISS search, k = all": (lambda: shard.index.search(one_1W, rows), WHOLE_REPEATS),
+    }
+    taken = {name: best(work, repeats) for name, (work, repeats) in ways.items()}
+    reference = best(words.sum)
+    return [
+        {
+            "dtype": dtype,
+            "way": name,
+            "/ one pass over the bytes": round(seconds / reference, 2),
+            "target": TARGET if name == "scan, 1 query" else None,
+            "rows": rows,
+            "dims": dims,
+        }
+        for name, seconds in taken.items()
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--dims", type=int, default=1_000)
-    arguments = parser.parse_args()
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dims", type=int, default=512)
+    given = parser.parse_args()
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
-    generator = np.random.default_rng(0)
-    index: Any = faiss.IndexScalarQuantizer(arguments.dims, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    index.add(generator.standard_normal((arguments.rows, arguments.dims), dtype=np.float32))
-    query_1D = generator.standard_normal((1, arguments.dims), dtype=np.float32)
-    ways: dict[str, Callable[[], object]] = {
-        "search, k = all": lambda: index.search(query_1D, index.ntotal),
-        "range_search, no bound": lambda: index.range_search(query_1D, -3e38),
-        "decode + matrix product": lambda: _decode_and_multiply(index, query_1D),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(REPEATS):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-    reference = statistics.median(seconds["search, k = all"])
-    rows = [
-        {"way": name, "ratio": statistics.median(taken) / reference, "rows": arguments.rows, "dims": arguments.dims}
-        for name, taken in seconds.items()
-    ]
-    report("search", f"python -m benchmarks.search --rows {arguments.rows} --dims {arguments.dims}", rows)
-
-
-def _decode_and_multiply(index: Any, query_1D: np.ndarray) -> np.ndarray:
-    query = torch.from_numpy(query_1D[0])
-    parts = []
-    for start in range(0, index.ntotal, CHUNK):
-        rows = index.reconstruct_n(start, min(CHUNK, index.ntotal - start))
-        parts.append(torch.from_numpy(rows) @ query)
-    return torch.cat(parts).numpy()
+    found = [row for dtype in ("int8", "float16") for row in measure(given.rows, given.dims, dtype)]
+    report("search", f"python -m benchmarks.search --rows {given.rows} --dims {given.dims}", found)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ class EngineUnavailable(EngineError):
 
 class Cancelled(EngineError):
     code, title = "cancelled", "Cancelled"
-    remedy = "Resume the job to go on from the last finished shard."
+    remedy = "Resume the job to go on from what it had finished."
 
 
 class ShuttingDown(Cancelled):

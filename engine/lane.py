@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -28,13 +28,11 @@ from engine.dataset.filtering import RowFilter
 from engine.ensemble import self_influence
 from engine.errors import EngineError, InvalidOption, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
-from engine.manifest import MANIFEST_FILE
 from engine.methods import GradientMethod, RowMethod, get_method
 from engine.methods.specs import method_specs
-from engine.model import LoadedModel, load_model
-from engine.opened import OpenIndex
 from engine.question import generate_only
 from engine.queueing import FairQueue, NoRoom
+from engine.residents import IndexKey, Residents
 from engine.self_influence import placed, ranked
 from engine.store import IndexStore
 from engine.tally import Tally
@@ -51,18 +49,15 @@ from engine.types import (
     Query,
     SelfInfluence,
 )
-from engine.weights import files_stamp
 
 T = TypeVar("T")
-_IndexKey = tuple[str, Path, Path]
-_MAX_INDEXES = 8  # opened at a time: an open index holds its sketches' matrices and maps its shards
 
 
 @dataclass
 class _Question:
     """A waiting query."""
 
-    key: _IndexKey
+    key: IndexKey
     model: ModelConfig
     query: Query
     options: AskOptions
@@ -86,7 +81,7 @@ _Waiting = _Question | _Generation
 
 class Lane:
     """device: as torch names it, or `auto`. max_queue: queries that may wait; max_queue_per_group: those of one group,
-    None: as many. max_batch: queries answered in one pass. max_models: models kept resident."""
+    None: as many. max_batch: queries answered in one pass. model_bytes: memory for loaded models (residents.py)."""
 
     def __init__(
         self,
@@ -94,12 +89,12 @@ class Lane:
         threads: int | None = None,
         max_queue: int = 64,
         max_batch: int = 8,
-        max_models: int = 2,
         max_queue_per_group: int | None = None,
+        model_bytes: int | None = None,
     ) -> None:
         self.device = _resolve_device(device)
         self._threads = threads or (1 if self.device == "cpu" else None)
-        self._max_queue, self._max_models = max_queue, max_models
+        self._max_queue = max_queue
         self._questions: FairQueue[_Waiting] = FairQueue(
             max_queue, max_queue_per_group or max_queue, max_batch, _is_withdrawn
         )
@@ -107,9 +102,7 @@ class Lane:
         self._builds: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        # Beside each, how its files looked when it was loaded: what has been rewritten since is loaded anew.
-        self._models: OrderedDict[str, tuple[object, LoadedModel]] = OrderedDict()
-        self._indexes: OrderedDict[_IndexKey, tuple[object, OpenIndex]] = OrderedDict()
+        self._residents = Residents(self.device, model_bytes)
         self._tally = Tally()
         # What Retry-After is made of: running mean of what a batch takes, with what the lane did since the one before
         # it while queries waited (a build's own batch, loading a model).
@@ -124,11 +117,11 @@ class Lane:
         return method_specs()
 
     def describe_model(self, model: ModelConfig) -> ModelInfo:
-        return self._submit(self._errands, lambda: self._model(model).info())
+        return self._submit(self._errands, lambda: self._residents.model(model).info())
 
     def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate:
         return self._submit(
-            self._errands, lambda: estimate_index(self._model(model), open_dataset(dataset_dir), config)
+            self._errands, lambda: estimate_index(self._residents.model(model), open_dataset(dataset_dir), config)
         )
 
     def build_index(
@@ -144,7 +137,7 @@ class Lane:
 
         return self._submit(
             self._builds,
-            lambda: build_index(self._model(model), open_dataset(dataset_dir), config, index_dir, tick),
+            lambda: build_index(self._residents.model(model), open_dataset(dataset_dir), config, index_dir, tick),
         )
 
     def submit_attribution(
@@ -206,8 +199,9 @@ class Lane:
             "queue_depth": len(self._questions),
             "max_queue": self._max_queue,
             "builds_waiting": len(self._builds),
-            "models_loaded": len(self._models),
-            "indexes_open": len(self._indexes),
+            "models_loaded": len(self._residents.models),
+            "model_bytes": self._residents.taken,
+            "indexes_open": self._residents.open_indexes,
         }
         memory = {"gpu_memory": _gpu_memory(self.device)} if torch.device(self.device).type == "cuda" else {}
         return now | self._tally.figures() | memory
@@ -287,7 +281,7 @@ class Lane:
         """One after the other, as within a question: what is said does not depend on company."""
         for waiting in batch:
             try:
-                waiting.future.set_result(generate_only(self._model(waiting.model), waiting.query))
+                waiting.future.set_result(generate_only(self._residents.model(waiting.model), waiting.query))
             except BaseException as error:
                 waiting.future.set_exception(error)
 
@@ -296,7 +290,7 @@ class Lane:
         if not batch:
             return
         try:
-            index = self._index(batch[0])
+            index = self._residents.index(batch[0].model, batch[0].key)
             answers = attribute(index, [(question.query, question.options) for question in batch])
         except BaseException as error:
             for question in batch:
@@ -309,42 +303,6 @@ class Lane:
                 self._tally.tokens += len(answer.tokens)
                 waited = {"queue": round(1000 * (started - question.arrived), 3)}
                 question.future.set_result(replace(answer, timings_ms=waited | answer.timings_ms))
-
-    def _model(self, config: ModelConfig) -> LoadedModel:
-        key, stamp = fingerprint(config), files_stamp(map(Path, config.directories))
-        if key in self._models and self._models[key][0] != stamp:
-            self._evict(key)
-        if key not in self._models:
-            while len(self._models) >= self._max_models:
-                self._evict(next(iter(self._models)))
-            self._models[key] = stamp, load_model(config, self.device)
-        self._models.move_to_end(key)
-        return self._models[key][1]
-
-    def _index(self, question: _Question) -> OpenIndex:
-        model = self._model(question.model)  # first: a model loaded anew takes its open indexes with it
-        self._close_rewritten()
-        if question.key not in self._indexes:
-            _, dataset_dir, index_dir = question.key
-            stamp = _stamp(index_dir)
-            self._indexes[question.key] = stamp, OpenIndex(model, open_dataset(dataset_dir), index_dir)
-        self._indexes.move_to_end(question.key)
-        while len(self._indexes) > _MAX_INDEXES:
-            self._close(next(iter(self._indexes)))
-        return self._indexes[question.key][1]
-
-    def _evict(self, model_key: str) -> None:
-        del self._models[model_key]
-        for key in [key for key in self._indexes if key[0] == model_key]:
-            self._close(key)
-
-    def _close_rewritten(self) -> None:
-        """Indexes that were rebuilt or deleted: their old files take up the disk as long as they are mapped."""
-        for key in [key for key, (stamp, _) in self._indexes.items() if stamp != _stamp(key[2])]:
-            self._close(key)
-
-    def _close(self, key: _IndexKey) -> None:
-        self._indexes.pop(key)[1].__exit__()
 
 
 def _is_withdrawn(question: _Waiting) -> bool:
@@ -383,12 +341,3 @@ def require_self_scores(name: str) -> None:
     else:
         return
     raise InvalidOption(cause, remedy="Ask an index of another method: ekfac, kfac, graddot or loss.")
-
-
-def _stamp(index_dir: Path) -> tuple[int, int]:
-    """Changes whenever the manifest is written: a rebuilt index is opened anew."""
-    try:
-        status = (index_dir / MANIFEST_FILE).stat()
-    except OSError:
-        return 0, 0
-    return status.st_mtime_ns, status.st_ino

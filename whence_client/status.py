@@ -41,6 +41,7 @@ class EngineStatus(Resource):
     max_queue: int = 0
     builds_waiting: int = 0
     models_loaded: int = 0
+    model_bytes: int = 0
     indexes_open: int = 0
     batches: int = 0
     queries: int = 0

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 class AuditEventOut(BaseModel):
     """`operation`: the API's operation id. `key_id` is null where no key was needed. `resource_id`: what was made or
-    changed; of long work, its job."""
+    changed."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -11,7 +11,7 @@ from app.attributions.schemas import AttributionCreate
 from app.batches.files import Line
 from app.batches.schemas import BatchLine
 from app.errors import AppError, FieldError, InvalidRequest, PayloadTooLarge
-from app.problems import pointer_of
+from app.problems import message_of, pointer_of
 
 REMEDY = "Correct the line, and send it again in a batch of its own or with POST /v1/attributions."
 
@@ -60,5 +60,5 @@ def _filled(value: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 
 def _malformed(error: ValidationError) -> AppError:
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    errors = [FieldError(pointer_of(("body", *item["loc"])), item["msg"]) for item in found]
+    errors = [FieldError(pointer_of(("body", *item["loc"])), message_of(item)) for item in found]
     return MalformedLine("; ".join(f"{e.pointer or 'the line'}: {e.message}" for e in errors[:3]), errors=errors)

@@ -43,7 +43,7 @@ def cancel(job_id: JobId, url: Url = None, json_: Json = False) -> None:
 
 @app.command("resume")
 def resume(job_id: JobId, url: Url = None, json_: Json = False) -> None:
-    """Let a failed or cancelled job go on from its last finished shard."""
+    """Let a failed or cancelled job go on from what it had finished."""
     with server(url) as whence:
         _print(whence.jobs.resume(job_id), json_)
 

@@ -64,6 +64,7 @@ class EngineStatus(BaseModel):
     max_queue: int = Field(default=0, description="How many may wait.")
     builds_waiting: int = 0
     models_loaded: int = 0
+    model_bytes: int = Field(default=0, description="What the loaded models take.")
     indexes_open: int = 0
     batches: int = Field(default=0, description="Batches of questions computed.")
     queries: int = Field(default=0, description="Questions in those batches.")

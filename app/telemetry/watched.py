@@ -17,6 +17,7 @@ ENGINE_GAUGES = {
     "max_queue": ("whence_engine_queue_capacity", "How many attributions may wait for the engine."),
     "builds_waiting": ("whence_engine_builds_waiting", "Index builds waiting for the engine."),
     "models_loaded": ("whence_engine_models_loaded", "Models in memory."),
+    "model_bytes": ("whence_engine_model_bytes", "Memory of the models in memory."),
     "indexes_open": ("whence_engine_indexes_open", "Indexes held open."),
 }
 ENGINE_COUNTERS = {

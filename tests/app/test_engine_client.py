@@ -44,13 +44,14 @@ def lane(monkeypatch: pytest.MonkeyPatch) -> type[RecordingLane]:
 
 
 def test_one_lane_starts_with_the_first_use(lane: type[RecordingLane]) -> None:
-    engine = LocalEngine(device="cpu", threads=2, max_queue=5, max_queue_per_group=3)
+    engine = LocalEngine(device="cpu", threads=2, max_queue=5, max_queue_per_group=3, model_bytes=7)
     assert engine.status() == {"device": "cpu", "max_queue": 5, "queue_depth": 0, "models_loaded": 0, "batches": 0}
     assert "ekfac" in [method.name for method in engine.methods()]
     assert lane.made == []
     assert engine.describe_model(ModelConfig("x")) == "looked at x"
     engine.describe_model(ModelConfig("y"))
-    assert lane.made == [{"device": "cpu", "threads": 2, "max_queue": 5, "max_queue_per_group": 3}]
+    given = {"device": "cpu", "threads": 2, "max_queue": 5, "max_queue_per_group": 3, "model_bytes": 7}
+    assert lane.made == [given]
     assert engine.status() == {"device": "lane"}
     engine.close()
     assert engine.status()["device"] == "cpu"

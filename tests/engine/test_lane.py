@@ -257,7 +257,7 @@ def test_errors_of_errands_reach_the_caller_and_the_lane_goes_on(world: World, l
 
 
 def test_models_are_kept_within_the_limit(world: World, tmp_path: Path) -> None:
-    lane = Lane(max_models=1)
+    lane = Lane(model_bytes=1)
     try:
         world.ask(lane, 1).result(30)
         lane.describe_model(replace(world.model, checkpoints=world.model.checkpoints[:1]))
@@ -282,7 +282,7 @@ def test_a_model_retrained_in_place_is_loaded_anew(lane: Lane, tmp_path: Path) -
 
 def hooks(lane: Lane) -> int:
     """On the resident model's embedding: one for each open index."""
-    return sum(len(model.module.get_input_embeddings()._forward_hooks) for _, model in lane._models.values())  # type: ignore[operator]
+    return sum(len(model.module.get_input_embeddings()._forward_hooks) for model in lane._residents.models)  # type: ignore[operator]
 
 
 def test_an_index_that_cannot_be_opened_leaves_no_hook_on_the_model(world: World, lane: Lane, tmp_path: Path) -> None:

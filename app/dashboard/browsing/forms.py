@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app.dashboard.pages import Notice
 from app.errors import AppError, FieldError, InvalidRequest, problem_of
-from app.problems import pointer_of
+from app.problems import message_of, pointer_of
 from engine.errors import EngineError
 
 REFUSALS = (AppError, EngineError, ValidationError, RequestValidationError)
@@ -80,7 +80,7 @@ def _causes(errors: Iterable[Any]) -> list[FieldError]:
     found: list[FieldError] = []
     for item in errors:
         inside = item["loc"][1:] if item["loc"][:1] == ("body",) else item["loc"]
-        found.append(FieldError(pointer_of(("body", *inside)), item["msg"]))
+        found.append(FieldError(pointer_of(("body", *inside)), message_of(item)))
     return found
 
 
