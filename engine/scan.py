@@ -38,27 +38,28 @@ def scan(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
     query_QW: float64, finite as float32. Raises NonFiniteGradient for a score beyond float32.
     """
     exact = shard.row_scales_N is not None and _integer_products_are_exact()
-    scores_QN = _scan_int8(shard, query_QW) if exact else _scan_float(shard, query_QW)
-    if shard.row_scales_N is not None:
-        scores_QN = scores_QN * shard.row_scales_N
+    pieces = _exact_pieces(shard, query_QW) if exact else _float_pieces(shard, query_QW)
+    found_QN = np.empty((len(query_QW), len(shard.codes)), np.float32)
+    start = 0
     with np.errstate(over="ignore"):
-        found_QN = scores_QN.astype(np.float32, copy=False)
+        for scores_QK in pieces:
+            stop = start + scores_QK.shape[1]
+            scales = 1 if shard.row_scales_N is None else shard.row_scales_N[start:stop]
+            np.multiply(scores_QK, scales, out=found_QN[:, start:stop], casting="same_kind")
+            start = stop
     if not np.isfinite(found_QN).all():
         raise NonFiniteGradient(f"A score overflows float32 in shard {shard.record.name}.")
     return found_QN
 
 
-def _scan_float(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
-    """float32 [Q, N]"""
+def _float_pieces(shard: Shard, query_QW: np.ndarray) -> Iterator[np.ndarray]:
+    """float32 [Q, K], piece by piece."""
     queries = torch.from_numpy(query_QW.astype(np.float32)).unbind()
-    scores_QN = torch.empty(len(queries), len(shard.codes))
-    start = 0
     for piece_KW in _widened(shard):
-        stop = start + len(piece_KW)
-        for query_W, scores_N in zip(queries, scores_QN, strict=True):
-            torch.mv(piece_KW, query_W, out=scores_N[start:stop])
-        start = stop
-    return scores_QN.numpy()
+        scores_QK = torch.empty(len(queries), len(piece_KW))
+        for query_W, scores_K in zip(queries, scores_QK, strict=True):
+            torch.mv(piece_KW, query_W, out=scores_K)
+        yield scores_QK.numpy()
 
 
 def _widened(shard: Shard) -> Iterator[Tensor]:
@@ -77,23 +78,22 @@ def _widened(shard: Shard) -> Iterator[Tensor]:
 # --- int8 ---
 
 
-def _scan_int8(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
-    """float64 [Q, N], exact for the query rounded to 24 bits of its largest number."""
+def _exact_pieces(shard: Shard, query_QW: np.ndarray) -> Iterator[np.ndarray]:
+    """float64 [Q, K], piece by piece, exact for the query rounded to 24 bits of its largest number."""
     planes_WP, units_Q = _planes(query_QW)
     codes = torch.from_numpy(shard.codes)
-    pieces = codes.split(max(1, 4 * PIECE_NUMBERS // codes.shape[1]))  # a quarter of float32's bytes
-    room = torch.empty(pieces[0].shape, dtype=torch.int8)
-    sums_NP = torch.empty(len(codes), planes_WP.shape[1], dtype=torch.float64)
-    start = 0
-    for piece in pieces:
-        _set_products(_signed(piece, room[: len(piece)]), planes_WP, sums_NP[start : start + len(piece)])
-        start += len(piece)
+    rows = max(1, 4 * PIECE_NUMBERS // codes.shape[1])  # a quarter of float32's bytes
+    room = torch.empty(min(rows, len(codes)), codes.shape[1], dtype=torch.int8)
     # what is stored as c stands for c − 127, and the flipped top bit made c − 128 of it: one more of each query number
-    sums_NP += planes_WP.sum(0, dtype=torch.int64)
-    # whole numbers below 2⁵³ throughout: float64 adds them exactly, in whatever order
-    return (sums_NP.view(len(codes), len(units_Q), PLANES) @ _PLACES).T.numpy() * units_Q[:, None]
+    once_P = planes_WP.sum(0, dtype=torch.int64).double()
+    for group in codes.split(rows * _FINISHED_AT_ONCE):
+        sums_KP = torch.cat([_products(_signed(piece, room), planes_WP) for piece in group.split(rows)]).double()
+        sums_KP += once_P
+        # whole numbers below 2⁵³ throughout: float64 adds them exactly, in whatever order
+        yield (sums_KP.view(len(group), len(units_Q), PLANES) @ _PLACES).T.numpy() * units_Q[:, None]
 
 
+_FINISHED_AT_ONCE = 8  # pieces: what follows the products is many small steps
 _PLACES = torch.tensor([float(1 << (PLANE_BITS * place)) for place in range(PLANES)], dtype=torch.float64)
 
 
@@ -116,8 +116,9 @@ def _planes(query_QW: np.ndarray) -> tuple[Tensor, np.ndarray]:
     return planes_WP.copy_(torch.from_numpy(planes_QPW.reshape(-1, query_QW.shape[1]).T)), units_Q
 
 
-def _signed(codes_KW: Tensor, room_KW: Tensor) -> Tensor:
+def _signed(codes_KW: Tensor, room: Tensor) -> Tensor:
     """int8 [K, W], in `room`: the stored byte − 128."""
+    room_KW = room[: len(codes_KW)]
     if codes_KW.shape[1] % 8:
         torch.bitwise_xor(codes_KW, 0x80, out=room_KW.view(torch.uint8))
     else:
@@ -125,11 +126,12 @@ def _signed(codes_KW: Tensor, room_KW: Tensor) -> Tensor:
     return room_KW
 
 
-def _set_products(rows_KW: Tensor, planes_WP: Tensor, sums_KP: Tensor) -> None:
-    """Sets sums_KP, float64, to the exact products."""
-    sums_KP.copy_(torch._int_mm(rows_KW[:, :_EXACT_WIDTH], planes_WP[:_EXACT_WIDTH]))
-    for at in range(_EXACT_WIDTH, rows_KW.shape[1], _EXACT_WIDTH):
-        sums_KP += torch._int_mm(rows_KW[:, at : at + _EXACT_WIDTH], planes_WP[at : at + _EXACT_WIDTH])
+def _products(rows_KW: Tensor, planes_WP: Tensor) -> Tensor:
+    """int32 (int64 of wide rows) [K, P], exact."""
+    if rows_KW.shape[1] <= _EXACT_WIDTH:
+        return torch._int_mm(rows_KW, planes_WP)
+    parts = zip(rows_KW.split(_EXACT_WIDTH, 1), planes_WP.split(_EXACT_WIDTH), strict=True)
+    return torch.stack([torch._int_mm(rows, planes) for rows, planes in parts]).sum(0)
 
 
 @cache
