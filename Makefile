@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 ENGINE := .venv/.installed-engine
 DEV := .venv/.installed-dev
 
-.PHONY: help venv demo serve test test-long check lint format types arrows migrations openapi bench bench-quality audit load crash fuzz clean
+.PHONY: help venv demo serve test test-long check lint format types arrows migrations openapi pins bench bench-quality audit load crash fuzz clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,7 +50,7 @@ test: $(DEV)  ## every test but the long ones and those that need a GPU  (ARGS="
 test-long: $(DEV)  ## what kills real processes again and again
 	@exec env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m "long and not gpu" $(ARGS)
 
-check: lint format types arrows migrations openapi  ## everything that can be checked without running a test
+check: lint format types arrows migrations openapi pins  ## everything that can be checked without running a test
 	@echo "check: all passed"
 
 lint: $(DEV)
@@ -83,7 +83,12 @@ bench-quality: $(DEV)  ## rankings against retraining, beside the peers  (ARGS="
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.quality.run $(ARGS)
 	@[[ "$(ARGS)" == *--* ]] || { $(BIN)/python -m benchmarks.quality.plot && $(BIN)/python -m benchmarks.quality.smoothness; }
 
-# Not part of `check`: it asks pypi.org what is known of each pinned package, which a build without a network cannot.
+pins: $(DEV)  ## every installed package is the pinned one, and none has a known vulnerability
+	$(BIN)/python -m tests.contract.pins
+	@if $(BIN)/python -m tests.contract.pins --online; then $(MAKE) audit; \
+	else echo "audit: left out, pypi.org cannot be asked from here"; fi
+
+# Asks pypi.org what is known of each pinned package.
 audit: $(DEV)  ## known vulnerabilities of the pinned packages
 	@[[ -x .bench/audit/bin/pip-audit ]] || { $(PYTHON) -m venv .bench/audit && .bench/audit/bin/pip install --quiet pip-audit; }
 	.bench/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
