@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from app.dashboard import words
+from app.dashboard.files import static
 
 FOLDER = Path(__file__).parent
 # Address below /ui → name in the navigation, in its order.
@@ -54,7 +55,7 @@ _templates.filters.update(
     share=words.share,
     duration=words.duration,
 )
-_templates.globals.update(sections=SECTIONS)
+_templates.globals.update(sections=SECTIONS, static=static)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def agreement(found_QN: np.ndarray, expected_QN: np.ndarray) -> tuple[float, flo
 
 @pytest.mark.slow
 def test_bfloat16_ranks_as_float32_does(scores: Scores) -> None:
-    """Weights, activations and δ have 8 bits; sums, curvature and what is stored have more. EK-FAC draws labels from the
+    """Weights, activations and δ have 8 bits; sums, curvature and what is stored more. EK-FAC draws labels from the
     model, and other roundings draw some others: that is more of its difference than the rounding itself."""
     _, of_gradients = agreement(scores("bfloat16", method="gradcos"), scores(method="gradcos"))
     pearson, spearman = agreement(scores("bfloat16"), scores())

@@ -217,7 +217,14 @@ def test_an_id_is_no_path(client: TestClient, settings: Settings) -> None:
 
 
 def test_static_files_end_at_their_folder(client: TestClient) -> None:
-    names = ("..%2fpages.py", "%2e%2e/pages.py", "..%5cpages.py", "/etc/passwd", "%2fetc%2fpasswd")
+    names = (
+        "..%2fpages.py",
+        "%2e%2e/pages.py",
+        "..%5cpages.py",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "whence+..%2fpages.py",
+    )
     for folder, name in product(("", "htmx/", "htmx/../../", "./", "htmx%2f..%2f"), names):
         answer = client.get(f"/ui/static/{folder}{name}")
         assert answer.status_code == 404 and "import" not in answer.text, (folder, name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+
+from sqlalchemy.orm import Session
 
 from app.attributions.service import AttributionsService
 from app.attributions.trusted import TrustedAnswers
@@ -82,9 +83,9 @@ def load_answers(services: Services, tenant: str, wanted: AnswerFilter, cursor: 
         indexes = IndexesService(session, tenant, services.settings)
         known_models = indexes.models.names([row.model_id for row in rows])
         known_indexes = indexes.names([row.index_id for row in rows])
-        trust = TrustedAnswers(session, tenant)
+        verdicts = _Verdicts(session, tenant)
         lines = [
-            _line(row, trust.shown(row), known_models.get(row.model_id), known_indexes.get(row.index_id))
+            _line(row, verdicts.of(row), known_models.get(row.model_id), known_indexes.get(row.index_id))
             for row in rows
         ]
         models = indexes.models.newest_names(MAX_LIMIT) | indexes.models.names([wanted.model])
@@ -92,8 +93,25 @@ def load_answers(services: Services, tenant: str, wanted: AnswerFilter, cursor: 
         return AnswersPage(lines, following, list(models.values()), list(built.values()))
 
 
-def _line(row: AttributionRow, body: dict[str, Any], model: ModelName | None, index: IndexName | None) -> AnswerLine:
-    query = body.get("query") or row.request
+class _Verdicts:
+    """Of the answers in a list. A verdict is about an index and a method; what one answer adds to it, its reliability
+    and the effect of each of its rows, is not listed, so it is not worked out either."""
+
+    def __init__(self, session: Session, tenant: str) -> None:
+        self._answers = TrustedAnswers(session, tenant)
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def of(self, row: AttributionRow) -> str:
+        if row.result is None:
+            return ""
+        about = row.index_id, str(row.revision), row.result["method"]
+        if about not in self._known:
+            self._known[about] = self._answers.shown(row)["trust"]["verdict"]
+        return self._known[about]
+
+
+def _line(row: AttributionRow, verdict: str, model: ModelName | None, index: IndexName | None) -> AnswerLine:
+    query = (row.result or {}).get("query") or row.request
     members = query.get("members") or query.get("queries") or ()
     prompt = query.get("prompt") or " / ".join(turn["content"] for turn in query.get("messages") or ())
     if not prompt and members:
@@ -103,7 +121,7 @@ def _line(row: AttributionRow, body: dict[str, Any], model: ModelName | None, in
         prompt=shorten(prompt) or "(no prompt)",
         completion=shorten(query.get("completion") or "…"),
         state=row.state,
-        verdict=body["trust"]["verdict"] if body.get("trust") else "",
+        verdict=verdict,
         method=row.method or "",
         when=moment(row.created_at),
         index_id=row.index_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -35,14 +35,28 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page at 1440 × 900. The test fails when a script of it does, or when its policy had to stop something."""
+    """A page at 1440 × 900, whose scripts have run once it is there. The test fails when one of them does, or when the
+    page's policy had to stop something."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page, told = context.new_page(), []
+    page.goto = _with_scripts(page)
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
     yield page
     context.close()
     assert [text for text in told if not text.startswith("Failed to load resource")] == []
+
+
+def _with_scripts(page: Any) -> Callable[[str], Any]:
+    """They come after the first paint (static/start.js), which a test would be too quick for."""
+    goto = page.goto
+
+    def goto_and_wait(url: str) -> Any:
+        answer = goto(url)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        return answer
+
+    return goto_and_wait
 
 
 @pytest.fixture

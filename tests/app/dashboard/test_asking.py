@@ -196,17 +196,6 @@ def test_an_unknown_attribution_is_a_page_with_the_reason(client: TestClient) ->
     assert page.headers["content-type"].startswith("text/html")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("whence.css", "text/css"), ("htmx/htmx.min.js", "text/javascript"), ("icon.svg", "image/svg+xml")],
-)
-def test_files_are_served_and_revalidated(client: TestClient, name: str, kind: str) -> None:
-    file = client.get(f"/ui/static/{name}")
-    assert file.headers["content-type"].startswith(kind)
-    again = client.get(f"/ui/static/{name}", headers={"If-None-Match": file.headers["etag"]})
-    assert again.status_code == 304
-
-
 def test_no_file_outside_the_folder_is_served(client: TestClient) -> None:
     assert client.get("/ui/static/..%2Froutes.py").status_code == 404
     assert client.get("/ui/static/%2e%2e/routes.py").status_code == 404

@@ -192,6 +192,17 @@ def test_an_answer_is_copied(page: Any, address: str) -> None:
         assert told in page.evaluate("navigator.clipboard.readText()")
 
 
+def test_before_its_scripts_have_come_the_form_does_without(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/htmx.min.js*", lambda route: route.abort())
+    fill(page, address)
+    ask(page)
+    page.wait_for_url("**/ui/attributions/att_*")
+    assert page.get_by_label("Proponents").locator("code").count() == 3
+    context.close()
+
+
 def test_without_scripts_everything_is_asked_and_read(browser: Any, address: str) -> None:
     context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
     page = context.new_page()
