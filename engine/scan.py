@@ -129,9 +129,14 @@ def _signed(codes_KW: Tensor, room: Tensor) -> Tensor:
 def _products(rows_KW: Tensor, planes_WP: Tensor) -> Tensor:
     """int32 (int64 of wide rows) [K, P], exact."""
     if rows_KW.shape[1] <= _EXACT_WIDTH:
-        return torch._int_mm(rows_KW, planes_WP)
+        return _product(rows_KW, planes_WP)
     parts = zip(rows_KW.split(_EXACT_WIDTH, 1), planes_WP.split(_EXACT_WIDTH), strict=True)
-    return torch.stack([torch._int_mm(rows, planes) for rows, planes in parts]).sum(0)
+    return torch.stack([_product(rows, planes) for rows, planes in parts]).sum(0)
+
+
+def _product(rows_KW: Tensor, planes_WP: Tensor) -> Tensor:
+    """int32 [K, P], of int8; the only way torch has to the processor's int8 instructions."""
+    return torch._int_mm(rows_KW, planes_WP)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @cache
@@ -140,7 +145,7 @@ def _integer_products_are_exact() -> bool:
     rows_KW = torch.tensor([[-128, 127], [127, 127], [-128, -128]], dtype=torch.int8).repeat(5, 48)
     planes_WP = torch.tensor([[127, -128, 1], [127, -128, -1]], dtype=torch.int8).repeat(48, 1)
     try:
-        found = torch._int_mm(rows_KW, planes_WP).long()
+        found = _product(rows_KW, planes_WP).long()
     except (RuntimeError, AttributeError):
         return False
     return torch.equal(found, rows_KW.long() @ planes_WP.long())

@@ -54,11 +54,11 @@ def create(model: str | None = None, **question: Unpack[Question]) -> Flow[Attri
 
 
 def query_set(
-    queries: Sequence[dict[str, Any]], *, model: str | None = None, **question: Unpack[Question]
+    members: Sequence[dict[str, Any]], model: str | None = None, **question: Unpack[Question]
 ) -> Flow[Attribution]:
     """Which examples drive a behaviour: the mean over the queries is explained. Each is a `prompt` (or `messages`) with
     its `completion`; everything else is as in `create`."""
-    return (yield from _answered("/v1/attributions/query-set", {"model": model, **question, "queries": queries}))
+    return (yield from _answered("/v1/attributions/query-set", {"model": model, **question, "queries": members}))
 
 
 def _answered(path: str, body: dict[str, Any]) -> Flow[Attribution]:
