@@ -103,7 +103,7 @@ def test_status_starts_no_engine_and_answers_at_once(tmp_path: Path) -> None:
             status = client.get("/v1/status").json()
             took.append(time.perf_counter() - began)
     assert (status["engine"]["started"], status["engine"]["device"]) == (False, "auto")
-    assert min(took) < 0.010  # the least: others use this machine too
+    assert min(took) < 0.05  # the least: others use this machine too
 
 
 def test_status_while_the_database_is_away(client: TestClient, services: Services) -> None:
