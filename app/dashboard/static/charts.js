@@ -1,5 +1,5 @@
-/* Draws every <figure class="chart"> from the table inside it, with Chart.js. The page loads chartjs/chart.umd.min.js
-   before this file, both with `defer`. Without scripts the table is the chart.
+/* Draws every <figure class="chart"> from the table inside it, with Chart.js. The page names chartjs/chart.umd.min.js
+   before this file (start.js). Without scripts the table is the chart.
 
    <figure class="chart" data-chart="bars" data-x-title="LDS" data-y-title="" data-mark-x="0.92" data-mark-name="ceiling">
      <figcaption>What it shows</figcaption>

@@ -53,7 +53,7 @@ def _with_scripts(page: Any) -> Callable[[str], Any]:
 
     def goto_and_wait(url: str) -> Any:
         answer = goto(url)
-        page.wait_for_selector("html[data-ready]", state="attached")
+        page.wait_for_selector("html[data-scripts=here]", state="attached")
         return answer
 
     return goto_and_wait
