@@ -41,8 +41,8 @@ from app.settings import Settings
 from app.worker import Worker
 
 DESCRIPTION = "Which training examples caused this output of a fine-tuned language model?"
-# Included once a process: FastAPI works included routes out at their first request, a third of a second for all of them,
-# which a process that makes many apps, as the tests do, would spend each time.
+# Included once a process: FastAPI works included routes out at their first request, a third of a second for all of
+# them, which a process that makes many apps, as the tests do, would spend each time.
 # batches before attributions: /v1/attributions/batches is no attribution's id
 _ROUTES = APIRouter()
 for _router in (models, datasets, indexes, aliases, evaluations, batches, attributions, methods, jobs, keys, audit_log):
