@@ -117,11 +117,12 @@ def test_a_stopped_server_ends_its_streams_and_keeps_its_jobs(tmp_path: Path, st
             with httpx.stream(
                 "GET", f"{address}/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}
             ) as got:
-                heard.extend(got.iter_lines())
+                for line in got.iter_lines():
+                    heard.append(line)
 
         listener = threading.Thread(target=listen)
         listener.start()
-        time.sleep(0.2)
+        wait_for(lambda: "event: state" in heard, "the first event")
         process.send_signal(stop)
         process.wait(timeout=4)  # less than the grace that would cut the stream off
         listener.join(5)

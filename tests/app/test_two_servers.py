@@ -80,6 +80,10 @@ def test_every_job_is_run_once_whichever_server_takes_it(two: tuple[TestClient, 
     assert all(any(name == "build_index" for name, _ in engine_of(client).calls) for client in two)
 
 
+def builds(client: TestClient) -> bool:
+    return any(called == "build_index" for called, _ in engine_of(client).calls)
+
+
 def test_a_job_is_cancelled_from_the_server_that_does_not_run_it(
     two: tuple[TestClient, TestClient], model_dir: Path
 ) -> None:
@@ -87,7 +91,8 @@ def test_a_job_is_cancelled_from_the_server_that_does_not_run_it(
         engine_of(client).gate.clear()
     job = add_index(two[0], add_model(two[0], model_dir)["id"], add_dataset(two[0])["id"])["job_id"]
     wait_for_job(two[0], job, "running")
-    runs_it = next(n for n, client in enumerate(two) if any(c == "build_index" for c, _ in engine_of(client).calls))
+    building = wait_for(lambda: [n for n, client in enumerate(two) if builds(client)], "the build's begin")
+    runs_it = building[0]
     assert two[1 - runs_it].post(f"/v1/jobs/{job}/cancel").json()["state"] == "cancelling"
     wait_for_job(two[1 - runs_it], job, "cancelled")
 

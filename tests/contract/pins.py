@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import sysconfig
 import urllib.request
 from importlib.metadata import distributions
 from pathlib import Path
@@ -29,7 +30,9 @@ def pinned(text: str) -> dict[str, str]:
 
 
 def installed() -> dict[str, str]:
-    return {normal(found.metadata["Name"]): found.version for found in distributions()}
+    """What setuptools brings within itself is on the path once it is imported, and is not installed."""
+    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return {normal(found.metadata["Name"]): found.version for found in distributions(path=list(places))}
 
 
 def differing(versions: dict[str, str], pins: dict[str, str]) -> list[str]:
