@@ -126,7 +126,10 @@ def main() -> None:
     big = prepare(home, given.rows, given.answers)
     found: list[dict[str, Any]] = []
     with serving(home, home, "") as (_, address), sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = player.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-features=PreloadTopChromeWebUI,PreloadTopChromeWebUILessNavigations"],
+        )
         for path in list(kinds(address, browser, [f"/ui/datasets/{big}"])):
             times = [first_paint(browser, address + path) for _ in range(given.repeats)]
             found.append(
