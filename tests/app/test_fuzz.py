@@ -25,7 +25,7 @@ SLOW_OK = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_t
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 
 
-# WHENCE_FUZZ_CASES=40 for a long run; the figure that counts is printed at its end.
+# WHENCE_FUZZ_CASES=20 for a long run; the figure that counts is printed at its end.
 CASES = int(os.environ.get("WHENCE_FUZZ_CASES", "6"))
 counted: Counter[str] = Counter()
 
