@@ -89,7 +89,7 @@ class Retrainer:
 
     def train(self, variants: Sequence[Variant], tick: Callable[[int], object] = lambda _steps: None) -> np.ndarray:
         """float64 [K, Q]. tick: called after every step with the adapter steps it did."""
-        loop = self._loop(variants)
+        loop = self.loop_of(variants)
         for number in range(loop.total):
             loop.step(number)
             tick(len(variants))
@@ -111,7 +111,7 @@ class Retrainer:
 
     def step_seconds(self, variants: Sequence[Variant]) -> float:
         """Of one adapter step, after a first that allocates."""
-        loop = self._loop(variants)
+        loop = self.loop_of(variants)
         count = min(_STEPS_TIMED, loop.total)
         loop.step(0)
         started = time.perf_counter()
@@ -119,7 +119,7 @@ class Retrainer:
             loop.step(number).tolist()  # reading the loss waits for the device
         return (time.perf_counter() - started) / (count * len(variants))
 
-    def _loop(self, variants: Sequence[Variant]) -> TrainingLoop:
+    def loop_of(self, variants: Sequence[Variant]) -> TrainingLoop:
         self.stack.resize(len(variants))
         self.stack.start([variant.seed for variant in variants])
         steps = {variant.seed: self.study.steps_of(variant.seed) for variant in variants}
