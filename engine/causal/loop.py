@@ -55,7 +55,7 @@ class TrainingLoop:
         self.optimizer.param_groups[0]["lr"] = learning_rate(number, self.total, self.training)
         loss_K = torch.zeros(stack.count, dtype=theta_KP.dtype, device=theta_KP.device)
         theta_KP.grad = torch.zeros_like(theta_KP)
-        for batch in self._batches(number):
+        for batch in self.batches(number):
             with torch.enable_grad():
                 stack.spread()
                 part_K = -forward(stack.loaded, batch).log_prob_B.view(stack.count, -1).sum(1)
@@ -71,7 +71,7 @@ class TrainingLoop:
             norm_K = torch.linalg.vector_norm(grad_KP, dim=1)
             grad_KP.mul_((self.training.max_grad_norm / (norm_K + 1e-6)).clamp(max=1.0).unsqueeze(1))
 
-    def _batches(self, number: int) -> list[PaddedBatch]:
+    def batches(self, number: int) -> list[PaddedBatch]:
         """The step's forward passes, `batch_size` rows of every adapter each, without the rows nobody keeps."""
         positions_K = [steps[number] for steps in self.steps_K]
         tokens_K = [sum(self.rows[p].target_count for p in positions) for positions in positions_K]

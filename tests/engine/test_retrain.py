@@ -193,7 +193,7 @@ def test_variants_of_numpys_numbers_are_those_of_pythons(study: Study, tmp_path:
 def test_a_diverged_variant_leaves_its_neighbours_alone(study: Study, tmp_path: Path) -> None:
     alone_VQ = retrain(study, VARIANTS[1:2], tmp_path, width=1)
     trainer = Retrainer(study)
-    loop = trainer._loop(VARIANTS[:2])
+    loop = trainer.loop_of(VARIANTS[:2])
     trainer.stack.theta_KP.data[0] = math.nan
     for number in range(loop.total):
         loop.step(number)
