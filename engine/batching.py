@@ -30,13 +30,21 @@ class PaddedBatch:
     positions: tuple[int, ...]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PaddedBatch:
+        """non_blocking: a GPU is not waited for."""
+        move = on_device if non_blocking else torch.Tensor.to
         return PaddedBatch(
-            self.ids_BT.to(device, non_blocking=non_blocking),
-            self.valid_BT.to(device, non_blocking=non_blocking),
-            self.weights_BT.to(device, non_blocking=non_blocking),
-            self.target_columns.to(device, non_blocking=non_blocking),
+            move(self.ids_BT, device),
+            move(self.valid_BT, device),
+            move(self.weights_BT, device),
+            move(self.target_columns, device),
             self.positions,
         )
+
+
+def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """On a GPU without waiting for what it is busy with: that takes page-locked memory."""
+    on_gpu = torch.device(device).type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor.to(device)
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int, max_rows: int | None = None) -> list[list[int]]:

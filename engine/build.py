@@ -34,7 +34,7 @@ from engine.curvature.fit import LabelDraws, calibration_rows, fit_statistics, s
 from engine.dataset import Dataset
 from engine.draft import draft_manifest, index_info
 from engine.ensemble import record_schedule
-from engine.features import GradientFeatures, check_finite
+from engine.features import GradientFeatures
 from engine.forward_rows import row_passes
 from engine.loaded import LoadedModel, State
 from engine.manifest import block_scale
@@ -45,6 +45,7 @@ from engine.rows import Batch, Batcher, encode_rows
 from engine.store import BASIS_TENSORS, IndexStore
 from engine.task_queries import with_queries
 from engine.types import CheckpointFn, IndexInfo, Progress
+from engine.writer import ShardRows, ShardWriter
 
 _SCALE_ROWS = 64  # rows that fix each block's storage scale; float16 leaves 255 times their maximum as headroom
 
@@ -88,6 +89,7 @@ class _Build:
         self.batcher = Batcher(self.model, self.plan.options.token_budget, self.plan.max_batch_rows)
         self.features: list[GradientFeatures] = []
         self.basis: LearnedBasis | None = None
+        self.writer: ShardWriter | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -140,11 +142,11 @@ class _Build:
 
     def write_shards(self) -> None:
         self.done = self._total() - sum(stop - start for _, start, stop in self.store.missing_shards()) * self._passes
-        with GradientCapture(self.model, self.plan.tracked) as capture:
-            for number, start, stop in self.store.missing_shards():
-                vectors_ND, self_NC = self._shard(capture, range(start, stop))
+        missing = self.store.missing_shards()  # the writer changes the store from now on
+        with GradientCapture(self.model, self.plan.tracked) as capture, self._writing() as writer:
+            for number, start, stop in missing:
                 lengths_N = np.array(self.rows.lengths[start:stop], np.int32)
-                self.store.write_shard(number, vectors_ND, self_NC, lengths_N)
+                writer.write(number, self._shard(capture, range(start, stop)), lengths_N)
 
     def finish(self) -> IndexInfo:
         manifest = self.store.finish(timings_s=self.store.manifest.timings_s | self.timings, warnings=self._warnings())
@@ -226,52 +228,58 @@ class _Build:
 
     def _scales(self, capture: GradientCapture) -> list[float]:
         chosen = calibration_rows(self.rows.keys, _SCALE_ROWS)
-        vectors_NW = np.zeros((len(chosen), self.store.manifest.width), np.float32)
+        vectors_NW = torch.zeros(len(chosen), self.store.manifest.width, device=self.model.device)
         for rows, vectors_BW, offset in self._finished(capture, chosen):
-            self._put(vectors_NW, rows, vectors_BW, offset)
-        largest_W = np.abs(vectors_NW).max(0)
+            self._put(vectors_NW, torch.tensor(rows, device=self.model.device), vectors_BW, offset)
+        largest_W = vectors_NW.abs().amax(0).cpu().numpy()
         if self.basis is not None:
             return [block_scale(float(largest_W.max()))]
         return [block_scale(float(largest_W[b.offset : b.stop].max())) for b in self.store.manifest.blocks]
 
-    def _put(self, stored_NW: np.ndarray, rows: list[int], vectors_BW: torch.Tensor, offset: int) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[ShardWriter]:
+        with ShardWriter(self.store, self.model.device) as self.writer:
+            yield self.writer
+        self.writer = None
+
+    def _put(self, stored_NW: torch.Tensor, rows: torch.Tensor, vectors_BW: torch.Tensor, offset: int) -> None:
         """A checkpoint's share in what is stored: columns of its own, or what it adds to the learned sketch."""
         if self.basis is None:
-            stored_NW[rows, offset : offset + vectors_BW.shape[1]] = vectors_BW.cpu().numpy()
+            stored_NW[rows, offset : offset + vectors_BW.shape[1]] = vectors_BW.to(stored_NW.dtype)
         else:
-            stored_NW[rows] += self.basis.project_part(vectors_BW, offset).cpu().numpy()
+            stored_NW[rows] += self.basis.project_part(vectors_BW, offset)
 
-    def _shard(self, capture: GradientCapture, positions: range) -> tuple[np.ndarray, np.ndarray]:
-        vectors_ND = np.zeros((len(positions), self.store.manifest.width), np.float32)
-        self_NC = np.zeros((len(positions), len(self.store.manifest.checkpoints)), np.float32)
-        left_N = np.zeros(len(positions), np.float32)
+    def _shard(self, capture: GradientCapture, positions: range) -> ShardRows:
+        shard = ShardRows(positions, self.store.manifest.width, len(self.store.manifest.checkpoints), self.model.device)
         offset = 0
         for column, features in enumerate(self.features):
             for batch in self._batches(list(positions)):
                 vectors = features.compute(capture, batch.padded)
                 vectors_BD, self_B = features.finish(vectors)
-                rows = list(batch.slots)
-                left_N[rows] += (1 - vectors.probability_B.cpu().numpy()) / len(self.features)
-                self._put(vectors_ND, rows, vectors_BD, offset)
-                self_NC[rows, column] = self_B.cpu().numpy()
-                check_finite(self_B, batch.padded.positions)
+                rows = shard.places(batch.slots)
+                shard.left_N[rows] += (1 - vectors.probability_B) / len(self.features)
+                self._put(shard.vectors_NW, rows, vectors_BD, offset)
+                shard.self_NC[rows, column] = self_B.to(shard.self_NC.dtype)
+                shard.batch_done(rows)
                 self._tick(len(rows), "sketch")
             offset += features.width
         if isinstance(self.plan.method, GradientMethod) and self.plan.method.damage:
             # the query's side of a self-score has no such weight, so it holds it once
-            vectors_ND, self_NC = vectors_ND * left_N[:, None], self_NC * left_N[:, None]
-        self._pass_rows(list(positions), vectors_ND, self_NC)
-        return vectors_ND, self_NC
+            shard.vectors_NW *= shard.left_N.unsqueeze(1)
+            shard.self_NC *= shard.left_N.unsqueeze(1)
+        self._pass_rows(list(positions), shard)
+        return shard
 
-    def _pass_rows(self, positions: list[int], vectors_ND: np.ndarray, self_NC: np.ndarray) -> None:
+    def _pass_rows(self, positions: list[int], shard: ShardRows) -> None:
         """For methods without gradients."""
         passes = row_passes(self.model, self.plan, self.store)
         for number, row_pass in enumerate(passes, start=1):
             for batch in self._batches(positions):
-                rows = list(batch.slots)
+                rows = shard.places(batch.slots)
                 vectors_BD, self_B = row_pass(batch.padded)
-                vectors_ND[rows] += vectors_BD.cpu().numpy()
-                self_NC[rows, 0] += self_B.cpu().numpy()
+                shard.vectors_NW[rows] += vectors_BD
+                shard.self_NC[rows, 0] += self_B
+                shard.batch_done(rows)
                 self._tick(len(rows) if number == len(passes) else 0, "sketch")
 
     def _batches(self, positions: list[int]) -> Iterator[Batch]:
@@ -297,6 +305,8 @@ class _Build:
 
     def _tick(self, rows: int, phase: str) -> None:
         self.done += rows
+        if self.writer is not None:
+            self.writer.check()
         self.checkpoint(Progress(min(self.done, self._total()), self._total(), "rows", phase))
 
     def _warnings(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.curvature.base import Statistics
 from engine.modules import TrackedModule
-from engine.sketch import ModuleSketch, outer_sum
+from engine.sketch import ModuleSketch, outer_sum, rotated
 
 
 class SketchConsumer:
@@ -36,7 +36,8 @@ class SketchConsumer:
         return self._sketches[module.name].prepare(a_BTI)
 
     def take(self, module: TrackedModule, kept: Tensor, d_BTO: Tensor) -> None:
-        self.vectors_BD[:, self._columns[module.name]] = self._sketches[module.name].sketch(kept, d_BTO).flatten(1)
+        phi_BPR = self._sketches[module.name].sketch(kept, d_BTO)
+        self.vectors_BD[:, self._columns[module.name]].unflatten(1, phi_BPR.shape[1:]).copy_(phi_BPR)
 
 
 class RecordConsumer:
@@ -92,8 +93,7 @@ class EigenMomentConsumer:
     def take(self, module: TrackedModule, kept: Tensor, d_BTO: Tensor) -> None:
         q_out_OO, q_in_II = self._outputs_basis[module.name], self._inputs_basis[module.group]
         g_BOI = outer_sum(d_BTO, kept).to(q_in_II.dtype)
-        rotated_BOI = q_out_OO.T @ (g_BOI @ q_in_II)
-        _add(self.moments, module.name, rotated_BOI.square().sum(0).double())
+        _add(self.moments, module.name, rotated(g_BOI, q_out_OO, q_in_II).square().sum(0).double())
 
 
 def _gram(x_BTD: Tensor) -> Tensor:
