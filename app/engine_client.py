@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from engine.causal.recipe import FoundRecipe
 from engine.config import IndexConfig, ModelConfig
-from engine.dataset import RowFilter, open_dataset
 from engine.errors import EngineUnavailable
 from engine.evaluate.scorecard import EvaluationConfig, EvaluationCost, EvaluationQuery, Scorecard
 from engine.methods.specs import method_specs
@@ -29,6 +28,7 @@ from engine.types import (
 )
 
 if TYPE_CHECKING:
+    from engine.dataset import Dataset, RowFilter
     from engine.lane import Lane
 
 Order = Literal["desc", "asc"]
@@ -188,7 +188,7 @@ class LocalEngine:
     ) -> Scorecard:
         """In the caller's thread, with a model of its own: it takes hours, and the lane answers queries meanwhile."""
         evaluation, device = _evaluation(), self._started().device
-        dataset = open_dataset(dataset_dir)
+        dataset = _dataset(dataset_dir)
         return evaluation.evaluate(model, dataset, index_dir, queries, config, work_dir, checkpoint, device=device)
 
     def estimate_evaluation(
@@ -201,7 +201,7 @@ class LocalEngine:
         work_dir: Path,
     ) -> EvaluationCost:
         evaluation, device = _evaluation(), self._started().device
-        dataset = open_dataset(dataset_dir)
+        dataset = _dataset(dataset_dir)
         return evaluation.estimate_evaluation(model, dataset, index_dir, queries, config, work_dir, device=device)
 
     def status(self) -> dict[str, Any]:
@@ -235,6 +235,12 @@ class LocalEngine:
             max_queue_per_group=self._max_queue_per_group,
             model_bytes=self._model_bytes,
         )
+
+
+def _dataset(directory: Path) -> Dataset:
+    from engine.dataset import open_dataset  # here: a server starts without pyarrow
+
+    return open_dataset(directory)
 
 
 def _evaluation() -> ModuleType:

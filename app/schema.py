@@ -1,20 +1,21 @@
-"""Migrations as code: one Alembic history for SQLite and PostgreSQL, found beside the package."""
+"""Migrations as code: one Alembic history for SQLite and PostgreSQL, found beside the package.
+
+Alembic is imported by what uses it: it takes a tenth of a second, and importing the service does without.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, text
 
 from app.database import Database
 from app.errors import Conflict
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
 _MIGRATION_LOCK = 0x5748454E4345  # any number all servers of one PostgreSQL agree on
@@ -22,23 +23,31 @@ _MIGRATION_LOCK = 0x5748454E4345  # any number all servers of one PostgreSQL agr
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """Brings the database to `revision`; does nothing when it is there. All or nothing. Raises Conflict: see below."""
+    from alembic import command
+
     require_known(database)
     with _migrating(database) as connection:
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
+    from alembic import command
+
     with _migrating(database) as connection:
         command.downgrade(_config(connection), revision)
 
 
 def new_revision(database: Database, number: str, message: str) -> None:
     """Writes migrations/versions/<number>_<message>.py from what the code has and the database lacks."""
+    from alembic import command
+
     with _migrating(database) as connection:
         command.revision(_config(connection), message, rev_id=number, autogenerate=True)
 
 
 def head_revision() -> str:
+    from alembic.script import ScriptDirectory
+
     head = ScriptDirectory(str(SCRIPTS)).get_current_head()
     assert head is not None
     return head
@@ -46,11 +55,15 @@ def head_revision() -> str:
 
 def knows_revision(revision: str) -> bool:
     """False for one of a later version."""
+    from alembic.script import ScriptDirectory
+
     return any(found.revision == revision for found in ScriptDirectory(str(SCRIPTS)).walk_revisions())
 
 
 def current_revision(database: Database) -> str | None:
     """None for a database that was never migrated."""
+    from alembic.migration import MigrationContext
+
     with database.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
@@ -71,6 +84,9 @@ def is_at_head(database: Database) -> bool:
 
 def differences(connection: Connection, metadata: MetaData) -> list[Any]:
     """What autogenerate would change to get from this database to `metadata`."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
     return compare_metadata(MigrationContext.configure(connection, opts=COMPARE), metadata)
 
 
@@ -121,6 +137,8 @@ class _migrating:
 
 
 def _config(connection: Connection) -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection

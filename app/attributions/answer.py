@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.datasets.rendering import shown
 from app.tables import AttributionRow
-from engine.dataset import Dataset
 from engine.types import Attribution, Hit
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 SIGN_CONVENTION = "positive = proponent"
 # A step that the method does not take, or that is not timed apart from another, is null.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -15,8 +15,11 @@ from app.datasets.uploads import DatasetBody
 from app.dependencies import Paging, ReadSession, ServicesDep, Tenant, WriteSession
 from app.etags import ForChange, TaggedRoute, etag_of, tagged
 from app.pagination import Page
-from engine.dataset import Dataset, RowFilter
+from engine.dataset import RowFilter
 from engine.types import Example
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=TaggedRoute)
 

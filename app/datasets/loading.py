@@ -24,7 +24,7 @@ from app.paths import PathPolicy
 from app.settings import Settings
 from app.storage import full_disk_is_named, leave_free, set_aside, undecided
 from app.tables import DatasetRow, JobRow, new_id
-from engine.dataset import DatasetLimits, store_dataset
+from engine.dataset import DatasetLimits
 from engine.types import DatasetInfo
 
 LOAD = "dataset.load"
@@ -56,6 +56,8 @@ def limits_of(settings: Settings) -> DatasetLimits:
 
 
 def _store(services: Services, tenant: str, body: Upload | DatasetImport, source: _Source) -> DatasetRow:
+    from engine.dataset import store_dataset  # here: a server starts without pyarrow
+
     root, limits = services.settings.datasets_dir, limits_of(services.settings)
     while True:
         with ExitStack() as undecided_meanwhile:
@@ -143,6 +145,8 @@ def _row(body: Upload | DatasetImport, source: _Source, state: str) -> DatasetRo
 
 def run_load(services: Services, context: JobContext) -> Done:
     """The job: read, check and store the rows. The upload is kept until it succeeds, so a resume finds it."""
+    from engine.dataset import store_dataset  # here: a server starts without pyarrow
+
     path, format = _still_allowed(services.settings, context.payload["path"]), context.payload["format"]
     root, limits = services.settings.datasets_dir, limits_of(services.settings)
     info = store_dataset(path, format=format, root=root, checkpoint=context.checkpoint, limits=limits)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import NotFound
 from app.pagination import PageRequest, bad_cursor, decode_cursor, encode_cursor
-from engine.dataset import Dataset, RowFilter, open_dataset
 from engine.types import Example
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset, RowFilter
 
 
 @lru_cache(maxsize=32)
 def opened(directory: Path) -> Dataset:
     """Rows never change, so an open dataset can be kept; pages of it cost nothing until they are read."""
+    from engine.dataset import open_dataset  # here: a server starts without pyarrow
+
     return open_dataset(directory)
 
 

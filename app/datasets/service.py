@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,9 @@ from app.pagination import PageRequest
 from app.settings import Settings
 from app.storage import undecided
 from app.tables import DatasetRow
-from engine.dataset import Dataset
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 __all__ = [
     "LOAD",

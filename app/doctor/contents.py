@@ -17,7 +17,6 @@ from app.doctor import repairs
 from app.doctor.findings import Finding, Store
 from app.errors import FilesDamaged
 from app.tables import BatchRow, DatasetRow, EvaluationRow, IndexRow
-from engine.dataset import dataset_damage
 from engine.evaluate.integrity import evaluation_damage
 from engine.integrity import Damage, index_damage
 
@@ -27,6 +26,8 @@ Row = TypeVar("Row", DatasetRow, IndexRow, EvaluationRow, BatchRow)
 
 def check_datasets(store: Store) -> Iterator[Finding]:
     """Each directory once, however many datasets of whatever tenants have these rows."""
+    from engine.dataset import dataset_damage  # here: a server starts without pyarrow
+
     shared: dict[str, list[DatasetRow]] = defaultdict(list)
     for row in _rows(store, DatasetRow):
         if row.sha256 is not None and (row.state == READY or repairs.was_damaged(row)):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from app.attributions.asking import query_of_member
 from app.errors import InvalidRequest
 from app.evaluations.schemas import DEFAULT_ROWS, EvaluationCreate
-from engine.dataset import Dataset
 from engine.errors import InvalidQuery
 from engine.evaluate.scorecard import EvaluationQuery
 from engine.types import Example, Query
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 _STORED = TypeAdapter(tuple[EvaluationQuery, ...])
 _LOOKED_AT = 20  # rows for every question wanted, before giving up

@@ -31,7 +31,7 @@ from app.indexes.schemas import IndexImport
 from app.models.service import ModelsService
 from app.storage import full_disk_is_named, leave_free, remove_directory, undecided
 from app.tables import IndexRow, ModelRow, new_id
-from engine.dataset import ROWS_FILE, store_dataset, write_as_jsonl
+from engine.dataset import ROWS_FILE
 from engine.durable import sync_directory
 from engine.errors import (
     CorruptIndex,
@@ -114,6 +114,8 @@ def _named(files: dict[str, str]) -> set[str]:
 
 def _check_rows(services: Services, export: Export, scratch: Path) -> None:
     """The rows pass what an upload passes, and are written anew: below scratch/datasets, as below the home."""
+    from engine.dataset import store_dataset, write_as_jsonl  # here: a server starts without pyarrow
+
     sent, lines = scratch / ROWS, scratch / "rows.jsonl"
     try:
         write_as_jsonl(sent, lines)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import true
 from sqlalchemy.exc import IntegrityError
@@ -31,10 +31,12 @@ from app.settings import Settings
 from app.storage import remove_directory, undecided
 from app.tables import IndexRow
 from engine.config import IndexConfig, ModelConfig
-from engine.dataset import Dataset
 from engine.errors import FingerprintMismatch, IndexUnavailable, MethodNotServed
 from engine.methods.specs import validate_method
 from engine.types import IndexEstimate
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 __all__ = ["IndexName", "IndexesService", "LiveIndex", "follow_build", "run_build", "shown_index"]
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute
 
 from engine.dataset.filtering import RowFilter
+from engine.dataset.rows import ROWS_FILE
 from engine.errors import CorruptDataset, DatasetPathNotFound
 from engine.types import Example, Message
 
 pc: Any = pyarrow.compute  # its functions are made at import, so type checkers do not see them
 
-ROWS_FILE = "rows.arrow"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError)  # what pyarrow raises of damage
 SCHEMA = pa.schema(
     [

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from engine.errors import EmptyCompletion, MalformedRow
 from engine.types import Example, Message
 
+ROWS_FILE = "rows.arrow"  # in a dataset's directory
 MAX_ID_CHARACTERS = 512
 LONGEST_NAME = 200  # of what is quoted from a file
 SHAPES = "prompt+completion, messages or text"

@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.dataset.arrow import ROWS_FILE, SCHEMA, to_batch
+from engine.dataset.arrow import SCHEMA, to_batch
 from engine.dataset.formats import open_rows
 from engine.dataset.limits import UNLIMITED, DatasetLimits
 from engine.dataset.reading import RawRow
 from engine.dataset.refusals import admitted
-from engine.dataset.rows import LONGEST_NAME, Place, canonical_bytes, ignored_fields, parse_row
+from engine.dataset.rows import LONGEST_NAME, ROWS_FILE, Place, canonical_bytes, ignored_fields, parse_row
 from engine.durable import FULL_DISK, sync_directory
 from engine.errors import DatasetError, DuplicateExampleId, EmptyDataset, StorageFull
 from engine.types import CheckpointFn, DatasetInfo, Example, Progress

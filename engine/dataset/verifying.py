@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from engine.dataset.arrow import ROWS_FILE, UNREADABLE, read_batches, to_example
-from engine.dataset.rows import canonical_bytes
+from engine.dataset.arrow import UNREADABLE, read_batches, to_example
+from engine.dataset.rows import ROWS_FILE, canonical_bytes
 from engine.dataset.storing import HASH_PREFIX
 
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.dataset.arrow import ROWS_FILE
+from engine.dataset.rows import ROWS_FILE
 from engine.dataset.verifying import dataset_damage
 from engine.durable import READ_BYTES
 from engine.errors import EngineError

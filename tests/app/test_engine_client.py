@@ -80,7 +80,7 @@ def test_an_evaluation_runs_in_the_callers_thread_on_the_lanes_device(
     module.evaluate = lambda *given, device: seen.append((threading.get_ident(), device, *given))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "engine.evaluate.evaluation", module)
     monkeypatch.setattr("engine.evaluate.evaluation", module, raising=False)
-    monkeypatch.setattr("app.engine_client.open_dataset", lambda path: f"rows of {path.name}")
+    monkeypatch.setattr("engine.dataset.arrow.open_dataset", lambda path: f"rows of {path.name}")
     model, config = ModelConfig("x"), EvaluationConfig()
     LocalEngine(device="auto").evaluate(model, tmp_path / "d", tmp_path / "i", [], config, tmp_path / "w", print)
     here = threading.get_ident()

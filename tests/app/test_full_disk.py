@@ -192,7 +192,7 @@ def test_a_load_that_ran_out_of_space_keeps_the_upload(
         fill_up(store.settings.home)
         return store_dataset(*arguments, **options)
 
-    monkeypatch.setattr("app.datasets.loading.store_dataset", into_a_full_disk)
+    monkeypatch.setattr("engine.dataset.storing.store_dataset", into_a_full_disk)
     rows = [{"text": f"{number} {'x' * 50}"} for number in range(30)]
     loading = post_dataset(client, jsonl(rows)).json()
     wait_for(lambda: failures, "the failure")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from alembic import command
 from sqlalchemy import Column, Integer, Table, inspect, text
 
 from app import database as database_module
@@ -101,8 +102,8 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(empty: Database, m
         upgrade(config, revision)
         raise RuntimeError("the last step failed")
 
-    upgrade = schema.command.upgrade
-    monkeypatch.setattr(schema.command, "upgrade", fails_at_the_end)
+    upgrade = command.upgrade
+    monkeypatch.setattr(command, "upgrade", fails_at_the_end)
     with pytest.raises(RuntimeError):
         schema.upgrade(empty)
     assert tables(empty) == set()

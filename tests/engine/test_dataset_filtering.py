@@ -56,14 +56,14 @@ def test_a_filter_finds_what_looking_at_each_row_finds(query: str | None) -> Non
 
 
 def test_a_batch_without_the_text_is_not_searched_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.dataset import filtering
+    from engine.dataset import matching
 
     batch = to_batch([Example(id="a", prompt="Harbour", completion="town")])
 
     def refuse(*_: object) -> None:
         raise AssertionError("searched row by row")
 
-    monkeypatch.setattr(filtering, "_contains", refuse)
+    monkeypatch.setattr(matching, "_contains", refuse)
     assert RowFilter(query="nowhere").rows(batch) == []
     with pytest.raises(AssertionError, match="row by row"):
         RowFilter(query="HARBOUR").rows(batch)

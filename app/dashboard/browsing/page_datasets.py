@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.amending import NamedPatch
 from app.dashboard.browsing.forms import refused_rows
@@ -23,8 +23,10 @@ from app.indexes.service import READY, IndexesService, LiveIndex
 from app.jobs.service import JobsService
 from app.pagination import PageRequest
 from app.tables import DatasetRow, IndexRow
-from engine.dataset import Dataset
 from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 PAGE = 25
 RELATED = 25

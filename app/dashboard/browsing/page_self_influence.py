@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from app.attributions.spreadsheet import safe_cell
 from app.dashboard.browsing.rows import PAGE, RowFields, RowView, row_view
@@ -15,8 +15,11 @@ from app.dependencies import Services
 from app.errors import InvalidRequest
 from app.indexes.service import IndexesService, LiveIndex
 from app.tables import IndexRow
-from engine.dataset import Dataset, example_to_row
+from engine.dataset import example_to_row
 from engine.types import SelfInfluence
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 MOST_CHOSEN = 1_000  # rows that are exported by being ticked
 MOST_EXPORTED = 100_000  # rows that are exported by their rank

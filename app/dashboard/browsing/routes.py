@@ -14,4 +14,4 @@ from app.dashboard.browsing import (
 
 router = APIRouter(include_in_schema=False)
 for part in (routes_attributions, routes_models, routes_datasets, routes_indexes, routes_self_influence):
-    router.include_router(part.router)
+    router.routes.extend(part.router.routes)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app.errors import InvalidRequest
-from engine.dataset import Dataset, RowFilter, example_text
+from engine.dataset import RowFilter, example_text
 from engine.types import Example
+
+if TYPE_CHECKING:
+    from engine.dataset import Dataset
 
 PAGE = 50
 LONGEST = 1000  # characters of a search
