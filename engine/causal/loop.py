@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.batching import PaddedBatch, pad_batch, plan_batches
+from engine.batching import PaddedBatch, pad_batch
 from engine.capture import forward
+from engine.causal.measuring import log_probs_of
 from engine.causal.stack import AdapterStack
 from engine.causal.steps import Steps, learning_rate
 from engine.config import Training
 from engine.encoded import Encoded
-
-_MEASURE_TOKENS = 16384  # pads included, all adapters together
 
 
 class TrainingLoop:
@@ -102,17 +101,11 @@ class TrainingLoop:
 
     def _padded(self, rows: Sequence[Encoded], weights: Sequence[float] | None) -> PaddedBatch:
         model = self.stack.loaded
-        return pad_batch(rows, weights, model.pad_id, self.stack.theta_KP.dtype).to(model.device, non_blocking=True)
+        return pad_batch(rows, weights, model.pad_id, self.stack.theta_KP.dtype).to(model.device)
 
 
-@torch.no_grad()
 def log_probs(stack: AdapterStack, sequences: Sequence[Encoded], *, odds: bool = False) -> np.ndarray:
     """float64 [K, S]: Σ log p (odds: Σ log(p/(1−p))) over the targets of every sequence, under every adapter."""
-    stack.spread()
-    result_KS = np.zeros((stack.count, len(sequences)))
-    for slots in plan_batches([len(s.ids) for s in sequences], max(1, _MEASURE_TOKENS // stack.count)):
-        rows = [sequences[slot] for slot in slots] * stack.count
-        batch = pad_batch(rows, None, stack.loaded.pad_id, stack.theta_KP.dtype).to(stack.loaded.device)
-        value_B = forward(stack.loaded, batch, odds=odds).log_prob_B
-        result_KS[:, slots] = value_B.view(stack.count, -1).double().cpu().numpy()
-    return result_KS
+    with torch.no_grad():
+        stack.spread()
+    return log_probs_of(stack.loaded, sequences, stack.count, odds=odds)

@@ -28,8 +28,9 @@ _LISTEN_SECONDS = 0.2
 def train_and_keep(
     trainer: Retrainer, store: OutcomeStore, variants: Sequence[Variant], tick: Callable[[int], object]
 ) -> None:
-    for variant, outcome_Q in zip(variants, trainer.train(variants, tick), strict=True):
-        store.write(variant, outcome_Q)
+    outcome_VQ = trainer.train(variants, tick)
+    for variant, outcome_Q, answers in zip(variants, outcome_VQ, trainer.answers(), strict=True):
+        store.write(variant, outcome_Q, answers)
 
 
 def run_in_processes(

@@ -24,7 +24,7 @@ from engine.causal.variant import Variant, check_variants
 from engine.durable import alone_in
 from engine.types import CheckpointFn, Progress
 
-__all__ = ["Cost", "Study", "Variant", "estimate", "retrain", "stacks_of"]
+__all__ = ["Cost", "Study", "Variant", "estimate", "kept_answers", "retrain", "stacks_of"]
 
 
 def retrain(
@@ -37,7 +37,7 @@ def retrain(
     width: int | None = None,
 ) -> np.ndarray:
     """float64 [V, Q]: f(q) in nats (of a contrast: the difference) after every variant's training; NaN where it
-    diverged.
+    diverged. Behind them, a column for each of the study's `greedy`: its answer's margin (engine/causal/greedy.py).
 
     processes None: one a core (one in all on a GPU). width None: what is measured to be fastest.
     on_progress hears of adapter steps, those of earlier calls included, and may raise Cancelled; what is finished by
@@ -57,6 +57,12 @@ def retrain(
             _record(store, missing)
             _run(trainer, store, missing, count, len(variants), on_progress or (lambda _progress: None))
     return np.stack([_outcome(store, variant) for variant in variants])
+
+
+def kept_answers(variants: Sequence[Variant], out: Path) -> list[tuple[str, ...]]:
+    """What `retrain` found in `out` to be the greedy answers to the study's `greedy`, after every variant."""
+    store = OutcomeStore.at(out)
+    return [store.answers(variant) for variant in variants]
 
 
 @dataclass(frozen=True)

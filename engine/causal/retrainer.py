@@ -11,8 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from engine.causal.loop import TrainingLoop, log_probs
+from engine.causal.greedy import greedy_margins, greedy_texts
+from engine.causal.loop import TrainingLoop
+from engine.causal.measuring import measure_questions
 from engine.causal.stack import AdapterStack
 from engine.causal.steps import Steps, check_steps, check_trainable, make_steps
 from engine.causal.variant import Variant
@@ -26,6 +29,7 @@ from engine.weights import directory_fingerprint
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 _STEPS_TIMED, _TIMES = 5, 2  # the better of two: somebody else may have had the processor
+_LEAST_ANSWER = 32
 _WORTH = 0.97  # a wider stack must save at least 3 %
 
 
@@ -34,7 +38,8 @@ class Study:
     """What all variants share. The seed in `training` is the audited run's; each variant brings its own.
 
     steps: the audited run's recorded order, where it is not the one that `make_steps` gives; variants of its seed keep
-    to it.
+    to it. removed: rows that the audited run itself left out (engine/causal/unlearn.py); no variant has them.
+    greedy: queries of which the answer's greedy margin is measured, and what is answered instead is kept.
     """
 
     base: Path
@@ -46,6 +51,8 @@ class Study:
     dtype: DType = "float32"
     device: str = "cpu"
     steps: Steps | None = None
+    greedy: tuple[Query, ...] = ()
+    removed: tuple[int, ...] = ()
 
     def steps_of(self, seed: int) -> Steps:
         if self.steps is not None and seed == self.training.seed:
@@ -69,6 +76,7 @@ class Retrainer:
         self.study = study
         self.rows: list[Encoded] = [encoder.encode(example) for example in study.examples]
         self.questions = [_question(model, query) for query in study.queries]
+        self.greedy = [_answer(model, query) for query in study.greedy]
         self.stack = AdapterStack(model, study.training.lora, 1)
 
     @property
@@ -81,14 +89,17 @@ class Retrainer:
         # plain questions keep the fingerprint they had before there were others: retrainings are kept under it
         plain = not any(question.odds or len(question.members) > 1 for question in self.questions)
         measured = () if plain else [(question.weights, question.odds) for question in self.questions]
-        return fingerprint("study", base, tokens, asked, training, self.study.dtype, *order, *measured)
+        greedy = [("greedy", s.ids, s.targets) for s in self.greedy]
+        removed = [("removed", *self.study.removed)] if self.study.removed else []
+        own = (*order, *measured, *greedy, *removed)
+        return fingerprint("study", base, tokens, asked, training, self.study.dtype, *own)
 
     @property
     def steps(self) -> int:
         return len(self.study.steps_of(self.study.training.seed))
 
     def train(self, variants: Sequence[Variant], tick: Callable[[int], object] = lambda _steps: None) -> np.ndarray:
-        """float64 [K, Q]. tick: called after every step with the adapter steps it did."""
+        """float64 [K, Q + margins]. tick: called after every step with the adapter steps it did."""
         loop = self.loop_of(variants)
         for number in range(loop.total):
             loop.step(number)
@@ -124,22 +135,41 @@ class Retrainer:
         self.stack.start([variant.seed for variant in variants])
         steps = {variant.seed: self.study.steps_of(variant.seed) for variant in variants}
         weights_KN = np.stack([variant.weights_N(len(self.rows)) for variant in variants])
+        weights_KN[:, list(self.study.removed)] = 0.0
         return TrainingLoop(self.stack, self.rows, self.study.training, [steps[v.seed] for v in variants], weights_KN)
 
     def measure(self) -> np.ndarray:
-        sequences = [sequence for question in self.questions for sequence in question.sequences]
-        weights_S = np.array([weight for question in self.questions for weight in question.weights])
-        owner_S = [i for i, question in enumerate(self.questions) for _ in question.sequences]
-        odds_S = np.array([question.odds for question in self.questions for _ in question.sequences], bool)
-        values_KS = log_probs(self.stack, sequences)
-        if odds_S.any():
-            values_KS = np.where(odds_S, log_probs(self.stack, sequences, odds=True), values_KS)
-        result_QK = np.zeros((len(self.questions), self.stack.count))
-        np.add.at(result_QK, owner_S, (values_KS * weights_S).T)
-        return result_QK.T.copy()
+        """float64 [K, Q + margins]: f of every query, then the margin of every answer that is looked at."""
+        model, count = self._spread(), self.stack.count
+        value_KQ = measure_questions(model, self.questions, count)
+        return np.hstack([value_KQ, greedy_margins(model, self.greedy, count)]) if self.greedy else value_KQ
+
+    def answers(self) -> list[tuple[str, ...]]:
+        """Of every adapter, its greedy answers to the queries in `greedy`."""
+        model, count = self._spread(), self.stack.count
+        texts = [greedy_texts(model, sequence, longest_answer(sequence), count) for sequence in self.greedy]
+        return list(zip(*texts, strict=True)) if texts else [()] * count
+
+    @torch.no_grad()
+    def _spread(self) -> LoadedModel:
+        self.stack.spread()
+        return self.stack.loaded
 
 
 def _question(model: LoadedModel, query: Query) -> Question:
     if query.generate is not None:
         raise InvalidQuery("A retraining needs the output spelled out.", remedy="Give the completion.")
     return prepare(model, None, query)
+
+
+def _answer(model: LoadedModel, query: Query) -> Encoded:
+    """The sequence whose targets are the answer. Raises InvalidQuery for a set: it has several."""
+    question = _question(model, query)
+    if len(question.explained) != 1:
+        raise InvalidQuery("A set of queries has no one answer.", remedy="Ask about one of its members.")
+    return question.sequences[question.explained[0]]
+
+
+def longest_answer(sequence: Encoded) -> int:
+    """Tokens after which a greedy answer is cut off: another one may well be longer than the sequence's own."""
+    return max(_LEAST_ANSWER, 2 * sequence.target_count)

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.causal.audited import audited_study
 from engine.causal.retrain import Study, Variant, estimate, retrain
-from engine.causal.steps import check_trainable, make_steps
-from engine.config import ModelConfig, Recipe, Training
+from engine.config import ModelConfig
 from engine.dataset import Dataset
 from engine.evaluate.canaries import canaries_wanted, canary_scores
 from engine.evaluate.conclude import scorecard_of
@@ -113,26 +113,7 @@ def estimate_evaluation(
 def study_of(model: ModelConfig, dataset: Dataset, queries: Sequence[EvaluationQuery], device: str) -> Study:
     """The audited run, ready to be repeated. Raises MissingNeed, InvalidOption, UnsupportedModel."""
     training = training_of(model, len(dataset))
-    check_trainable(training)
-    recipe = model.recipe or Recipe()
-    return Study(
-        base=Path(model.base),
-        examples=tuple(dataset),
-        training=training,
-        queries=tuple(asked.query for asked in queries),
-        template=recipe.template,
-        max_length=recipe.max_length,
-        dtype=model.dtype,
-        device=device,
-        steps=_recorded_order(training, recipe.steps, len(dataset)),
-    )
-
-
-def _recorded_order(
-    training: Training, steps: tuple[tuple[int, ...], ...] | None, rows: int
-) -> tuple[tuple[int, ...], ...] | None:
-    """None where it is the order that our own trainer takes."""
-    return None if steps is None or steps == make_steps(rows, training) else steps
+    return audited_study(model, dataset, training, [asked.query for asked in queries], device)
 
 
 def _asked(config: EvaluationConfig, queries: int) -> list[int]:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.causal.replicas import replica_seed
+from engine.causal.audited import audited_seeds
 from engine.causal.variant import Variant
 from engine.config import Training
 from engine.evaluate.scorecard import EvaluationConfig
 
 _SMALL_STEP = 0.5  # of a row's weight: two steps remove it (engine/evaluate/metasmooth.py)
 _HALF, _DROP, _DIRECTION, _RANDOM = range(4)
-_FIRST_NUMBER = 1000  # of the seeds: replicas of an index take 1, 2, …
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Retrainings:
     @property
     def other_seeds(self) -> tuple[int, ...]:
         """Of the half regime; no replica of an index has one of these."""
-        return tuple(replica_seed(self.training, _FIRST_NUMBER + r) for r in range(self.config.half_seeds))
+        return audited_seeds(self.training, 1 + self.config.half_seeds)[1:]
 
     @property
     def leave_out_seeds(self) -> tuple[int, ...]:
