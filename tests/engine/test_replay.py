@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,15 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from engine.causal.checks import CheckConfig, RankedRow
+from engine.causal.recipe import load_recipe
 from engine.causal.replay import STATE_FILE, _Replayer, estimate_replay, replay
+from engine.causal.replay_check import estimate_replay_check, run_replay
 from engine.causal.retrain import Study, Variant
 from engine.causal.retrainer import Retrainer
-from engine.config import Lora, Training
+from engine.causal.train import train_lora
+from engine.config import Lora, ModelConfig, Training
+from engine.dataset import example_to_row, open_dataset, store_dataset
 from engine.errors import Cancelled, InvalidOption
 from engine.types import Example, Progress, Query
 from tests import factories
@@ -132,3 +138,25 @@ def test_float32_has_the_same_ranking(study: Study) -> None:
     exact_QN = replay(study).derivative_QN
     single_QN = replay(replace(study, dtype="float32")).derivative_QN
     assert torch.corrcoef(torch.tensor(np.stack([exact_QN[0], single_QN[0]])))[0, 1] > 0.999
+
+
+def test_the_check_puts_the_derivative_beside_the_prediction(study: Study, tmp_path: Path) -> None:
+    run = train_lora(study.base, ROWS, tmp_path / "run", study.training, dtype="float64")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(example_to_row(row)) + "\n" for row in ROWS))
+    stored = store_dataset(tmp_path / "rows.jsonl", format="jsonl", root=tmp_path / "datasets")
+    dataset = open_dataset(tmp_path / "datasets" / stored.sha256)
+    checkpoints = tuple(str(path) for path in run.checkpoints)
+    model = ModelConfig(str(study.base), checkpoints=checkpoints, recipe=load_recipe(run.recipe), dtype="float64")
+    ranked = [RankedRow("ex-4", 1.8, in_nats=True), RankedRow("ex-1", 0.9)]
+    asked = (model, dataset, tmp_path, QUERIES[0], ranked, CheckConfig("replay", rows=2), tmp_path / "work")
+    found = run_replay(*asked, lambda _progress: None)
+    exact_N = replay(study).derivative_QN[0]
+    assert [effect.id for effect in found.effects] == ["ex-4", "ex-1"]
+    np.testing.assert_allclose([effect.measured for effect in found.effects], -exact_N[[4, 1]], rtol=1e-9)
+    assert [effect.predicted for effect in found.effects] == [-0.2, None]
+    first = [ROWS[position].id for position in np.argsort(-exact_N, kind="stable")]
+    assert [row["id"] for row in found.details["first"]] == first
+    assert found.details["among_first"] == len({"ex-4", "ex-1"} & set(first[:2]))
+    assert (
+        estimate_replay_check(*asked).memory_bytes == estimate_replay(replace(study, queries=QUERIES[:1])).memory_bytes
+    )
