@@ -54,21 +54,29 @@ class Ask:
 
 def attribute(index: OpenIndex, requests: Sequence[tuple[Query, AskOptions]]) -> list[Attribution | EngineError]:
     """Answer every request, in order. One that cannot be answered yields its error and harms no other."""
-    answers: list[Attribution | EngineError | None] = [None] * len(requests)
+    return [answer for _, answer in sorted(attribute_each(index, requests), key=lambda pair: pair[0])]
+
+
+def attribute_each(
+    index: OpenIndex, requests: Sequence[tuple[Query, AskOptions]]
+) -> Iterator[tuple[int, Attribution | EngineError]]:
+    """(place among the requests, its answer), each as soon as it is made."""
     asks: dict[int, Ask] = {}
     for slot, (query, options) in enumerate(requests):
         try:
             asks[slot] = _begin(index, query, options)
         except EngineError as error:
-            answers[slot] = error
+            yield slot, error
     failed = _measure_each(index, asks)
-    _scan_together(index, [ask for slot, ask in asks.items() if slot not in failed])
-    for slot, ask in asks.items():
+    yield from failed.items()
+    measured = {slot: ask for slot, ask in asks.items() if slot not in failed}
+    _scan_together(index, list(measured.values()))
+    for slot, ask in measured.items():
         try:
-            answers[slot] = failed.get(slot) or _answer(index, ask)
+            answer = _answer(index, ask)
         except EngineError as error:
-            answers[slot] = error
-    return [answer for answer in answers if answer is not None]
+            answer = error
+        yield slot, answer
 
 
 def score_query(index: OpenIndex, query: Query, method: str | None = None) -> np.ndarray:

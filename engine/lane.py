@@ -1,8 +1,8 @@
 """One thread owns the device and the models on it.
 
 Queries wait in a bounded queue that groups of callers share fairly (queueing.py); those for the same index that wait
-together are answered together. Builds run on the same thread and, between two batches, let every waiting query
-overtake.
+together are answered together, as many as a budget of tokens allows; an idle lane may wait for company for some
+milliseconds (gathering.py). Builds run on the same thread and, between two batches, let every waiting query overtake.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 import torch
 
-from engine.answer import attribute
+from engine.answer import attribute_each
 from engine.build import build_index
 from engine.config import IndexConfig, ModelConfig, fingerprint
 from engine.dataset import open_dataset
@@ -28,6 +28,7 @@ from engine.dataset.filtering import RowFilter
 from engine.ensemble import self_influence
 from engine.errors import EngineError, InvalidOption, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
+from engine.gathering import Gathering
 from engine.methods import GradientMethod, RowMethod, get_method
 from engine.methods.specs import method_specs
 from engine.question import generate_only
@@ -51,6 +52,10 @@ from engine.types import (
 )
 
 T = TypeVar("T")
+
+# Queries wait before they are tokenised. English is four bytes a token, code and other scripts about three; exact
+# lengths bound the passes themselves (engine/rows.py).
+_BYTES_PER_TOKEN = 3
 
 
 @dataclass
@@ -81,23 +86,27 @@ _Waiting = _Question | _Generation
 
 class Lane:
     """device: as torch names it, or `auto`. max_queue: queries that may wait; max_queue_per_group: those of one group,
-    None: as many. max_batch: queries answered in one pass. model_bytes: memory for loaded models (residents.py)."""
+    None: as many. max_batch: queries answered together at most; batch_tokens: their tokens, about, at most (one longer
+    query is answered alone). model_bytes: memory for loaded models (residents.py)."""
 
     def __init__(
         self,
         device: str = "cpu",
         threads: int | None = None,
         max_queue: int = 64,
-        max_batch: int = 8,
+        max_batch: int = 32,
         max_queue_per_group: int | None = None,
         model_bytes: int | None = None,
+        batch_tokens: int = 4096,
     ) -> None:
         self.device = _resolve_device(device)
         self._threads = threads or (1 if self.device == "cpu" else None)
         self._max_queue = max_queue
         self._questions: FairQueue[_Waiting] = FairQueue(
-            max_queue, max_queue_per_group or max_queue, max_batch, _is_withdrawn
+            max_queue, max_queue_per_group or max_queue, max_batch, _is_withdrawn, budget=batch_tokens
         )
+        self._max_batch = max_batch
+        self._gathering = Gathering()
         self._errands: deque[Callable[[], None]] = deque()
         self._builds: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
@@ -159,7 +168,7 @@ class Lane:
         with self._wake:
             self._refuse_when_closed()
             try:
-                self._questions.put(waiting, waiting.key, group)
+                self._questions.put(waiting, waiting.key, group, _tokens(waiting.query))
             except NoRoom as full:
                 raise self._queue_full(full) from None
             self._wake.notify()
@@ -248,9 +257,19 @@ class Lane:
                 self._wake.wait_for(lambda: self._closed or self._questions or self._errands or self._builds)
                 if self._closed and not self._errands and not self._builds:
                     return
+                self._gather()
             self._serve_waiting()
             if self._builds:
                 self._builds.popleft()()
+
+    def _gather(self) -> None:
+        """With the lock held: wait for company, while nothing else is to be done."""
+        while 0 < len(self._questions) < self._max_batch and not (self._closed or self._errands or self._builds):
+            oldest = min(question.arrived for question in self._questions)
+            left_s = self._gathering.left_s(len(self._questions), oldest, time.perf_counter())
+            if left_s <= 0:
+                return
+            self._wake.wait(left_s)
 
     def _serve_waiting(self) -> None:
         """Every errand and query that waits now; called between the batches of a build as well. Those that come
@@ -265,6 +284,7 @@ class Lane:
             self._answer([waiting for waiting in batch if isinstance(waiting, _Question)])
             ended = time.perf_counter()
             self._tally.add(len(batch), ended - began)
+            self._gathering.answered(len(batch), ended)
             took = ended - max(self._last_batch_ended, min(question.arrived for question in batch))
             self._mean_s, self._last_batch_ended = 0.8 * self._mean_s + 0.2 * took, ended
 
@@ -286,23 +306,36 @@ class Lane:
                 waiting.future.set_exception(error)
 
     def _answer(self, batch: list[_Question]) -> None:
+        """Each caller has its answer as soon as it is made, not when the last one of the batch is."""
         started = time.perf_counter()
+        waiting = dict(enumerate(batch))
         if not batch:
             return
         try:
             index = self._residents.index(batch[0].model, batch[0].key)
-            answers = attribute(index, [(question.query, question.options) for question in batch])
+            for slot, answer in attribute_each(index, [(question.query, question.options) for question in batch]):
+                self._tell(waiting.pop(slot), answer, started)
         except BaseException as error:
-            for question in batch:
+            for question in waiting.values():
                 question.future.set_exception(error)
+
+    def _tell(self, question: _Question, answer: Attribution | EngineError, started: float) -> None:
+        if isinstance(answer, EngineError):
+            question.future.set_exception(answer)
             return
-        for question, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, EngineError):
-                question.future.set_exception(answer)
-            else:
-                self._tally.tokens += len(answer.tokens)
-                waited = {"queue": round(1000 * (started - question.arrived), 3)}
-                question.future.set_result(replace(answer, timings_ms=waited | answer.timings_ms))
+        self._tally.tokens += len(answer.tokens)
+        waited = {"queue": round(1000 * (started - question.arrived), 3)}
+        question.future.set_result(replace(answer, timings_ms=waited | answer.timings_ms))
+
+
+def _tokens(query: Query) -> float:
+    """About how many the model reads."""
+    own = [query.prompt, query.completion, *(turn.content for turn in query.messages or ())]
+    count = sum(len(text.encode(errors="replace")) for text in own if text) / _BYTES_PER_TOKEN
+    if query.contrast is not None:  # behind the same prompt
+        count += (len(query.prompt or "") + len(query.contrast)) / _BYTES_PER_TOKEN
+    count += query.generate.max_new_tokens if query.generate is not None else 0
+    return count + sum(map(_tokens, query.members))
 
 
 def _is_withdrawn(question: _Waiting) -> bool:

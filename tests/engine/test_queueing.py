@@ -223,3 +223,41 @@ def test_under_any_arrivals_nobody_is_overtaken_twice_and_everyone_is_served(
         watched.serve()
     left = len(alive_of(watched.waiting))
     assert sum(iter(watched.serve, 0)) == left
+
+
+def test_a_batch_ends_where_the_next_ones_cost_does_not_fit() -> None:
+    queue: FairQueue[str] = FairQueue(100, 100, 5, budget=100)
+    for group, name, cost in [("a", "a0", 40), ("a", "a1", 10), ("b", "b0", 70), ("b", "b1", 5), ("b", "b2", 5)]:
+        queue.put(name, "index", group, cost)
+    for _ in range(95):
+        queue.put("c", "other", "c", 400)
+    with pytest.raises(NoRoom) as full:
+        queue.put("c", "other", "c", 400)
+    assert full.value.batches == 2 + 95
+    # 70 does not fit beside 40, and nothing cheaper goes before it.
+    assert [queue.take() for _ in range(3)] == [["a0"], ["b0", "a1", "b1", "b2"], ["c"]]
+
+
+costed = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.integers(0, 150)), max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(costed)
+def test_batches_are_as_large_as_the_budget_allows_and_no_larger(arriving: list[tuple[str, str, int]]) -> None:
+    queue: FairQueue[tuple[int, str, str, int]] = FairQueue(100, 100, 4, budget=100)
+    for number, (group, key, cost) in enumerate(arriving):
+        queue.put((number, group, key, cost), key, group, cost)
+    seen: list[tuple[int, str, str, int]] = []
+    while batch := queue.take():
+        cost = sum(item[3] for item in batch)
+        assert len(batch) <= 4 and len({item[2] for item in batch}) == 1
+        assert cost <= 100 or len(batch) == 1
+        left = [item for item in queue if item[2] == batch[0][2]]
+        if left and len(batch) < 4:
+            assert cost + max(item[3] for item in left) > 100, "there was room for one more"
+        seen += batch
+    assert sorted(item[0] for item in seen) == list(range(len(arriving)))
+    for group in "abc":
+        for key in "xy":
+            own = [item[0] for item in seen if item[1:3] == (group, key)]
+            assert own == sorted(own)
