@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config import Reduction
-from engine.encoded import Encoded
+from engine.encoded import TokenRow
 from engine.errors import InvalidOption
 
 
@@ -68,7 +68,7 @@ def plan_batches(lengths: Sequence[int], token_budget: int, max_rows: int | None
 
 
 def pad_batch(
-    encoded: Sequence[Encoded],
+    encoded: Sequence[TokenRow],
     example_weights: Sequence[float] | None,
     pad_id: int,
     dtype: torch.dtype,
@@ -94,7 +94,7 @@ def pad_batch(
 
 
 def example_weights(
-    encoded: Sequence[Encoded], reduction: Reduction, steps: Sequence[Sequence[int]] | None
+    encoded: Sequence[TokenRow], reduction: Reduction, steps: Sequence[Sequence[int]] | None
 ) -> list[float]:
     """The weight of each row's targets in the recipe's loss: 1, 1/T_z, or the mean of 1/(targets of its step).
 

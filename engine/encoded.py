@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from engine.errors import InvalidQuery
 from engine.rendering import Rendered
 from engine.types import Span
 
 Part = Literal["prompt", "completion", "special"]
+
+
+class TokenRow(Protocol):
+    """What a batch is made from: token ids, and which of them are targets; both of one length, of ints and bools."""
+
+    @property
+    def ids(self) -> Any: ...
+    @property
+    def targets(self) -> Any: ...
+    @property
+    def target_count(self) -> int: ...
 
 
 @dataclass(frozen=True)

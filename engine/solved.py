@@ -132,7 +132,7 @@ class _Sample:
         return self._batched(0.5)
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         return self._rows.keys
 
     def _batched(self, power: float) -> list[PaddedBatch]:
@@ -140,7 +140,7 @@ class _Sample:
         chosen = calibration_rows(rows.keys, index.plan.curvature_rows)
         weights = [float(np.power(rows.weights[i], power)) for i in chosen]
         # dual numbers double what a forward holds
-        batcher = Batcher(index.model, max(1, index.plan.options.token_budget // 2))
+        batcher = Batcher(index.model, max(1, index.batcher.token_budget // 2))
         return [batch.padded for batch in batcher.batches([rows.rows[i] for i in chosen], weights, chosen)]
 
 

@@ -12,6 +12,7 @@ weighted loss's curvature.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,9 +27,20 @@ from engine.curvature.base import Metric, Statistics, symmetric_eigen
 
 Batches = Callable[[], Iterable[PaddedBatch]]
 
+_SLOW_WIDTH = 512  # from here on a decomposition takes a tenth of a second and more
 
-def fit_statistics(capture: GradientCapture, batches: Batches, metric: Metric, draws: LabelDraws) -> Statistics:
-    """The statistics `metric` needs, on the weights now loaded. `batches` is called once per pass."""
+
+def fit_statistics(
+    capture: GradientCapture,
+    batches: Batches,
+    metric: Metric,
+    draws: LabelDraws,
+    between: Callable[[], None] = lambda: None,
+) -> Statistics:
+    """The statistics `metric` needs, on the weights now loaded. `batches` is called once per pass.
+
+    between: called before every decomposition that takes long; it may load other weights.
+    """
     if not metric.needs_covariance:
         return Statistics(examples=0, positions=0)
     covariances = CovarianceConsumer()
@@ -38,24 +50,30 @@ def fit_statistics(capture: GradientCapture, batches: Batches, metric: Metric, d
     statistics = covariances.statistics()
     if not metric.needs_eigen:
         return statistics
+    # float32 bases for float32 models: the moments are averages over many examples
+    dtype = torch.promote_types(capture.model.dtype, torch.float32)
     statistics = replace(
         statistics,
-        inputs_basis={name: symmetric_eigen(sum_II)[1] for name, sum_II in statistics.inputs.items()},
-        outputs_basis={name: symmetric_eigen(sum_OO)[1] for name, sum_OO in statistics.outputs.items()},
+        inputs_basis=_bases(statistics.inputs, dtype, between),
+        outputs_basis=_bases(statistics.outputs, dtype, between),
     )
     fresh = replace(draws, fresh=True)
     return replace(statistics, eigen=_eigen_moments(capture, batches, statistics, fresh))
 
 
+def _bases(sums: dict[str, Tensor], dtype: torch.dtype, between: Callable[[], None]) -> dict[str, Tensor]:
+    bases: dict[str, Tensor] = {}
+    for name, sum_DD in sums.items():
+        if len(sum_DD) >= _SLOW_WIDTH:
+            between()
+        bases[name] = symmetric_eigen(sum_DD)[1].to(dtype)
+    return bases
+
+
 def _eigen_moments(
     capture: GradientCapture, batches: Batches, statistics: Statistics, draws: LabelDraws
 ) -> dict[str, Tensor]:
-    # float32 bases for float32 models: the moments are averages over many examples
-    dtype = torch.promote_types(capture.model.dtype, torch.float32)
-    moments = EigenMomentConsumer(
-        {name: basis.to(dtype) for name, basis in statistics.inputs_basis.items()},
-        {name: basis.to(dtype) for name, basis in statistics.outputs_basis.items()},
-    )
+    moments = EigenMomentConsumer(statistics.inputs_basis, statistics.outputs_basis)
     for batch in batches():
         capture.run(batch, moments, draws.sampler(batch))
     return moments.moments
@@ -90,15 +108,14 @@ class LabelDraws:
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(count)
 
 
-def row_key(ids: Sequence[int]) -> str:
+def row_key(ids: Sequence[int] | np.ndarray) -> str:
     """blake2b-64 of a row's tokens."""
     return hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).hexdigest()
 
 
 def calibration_rows(row_keys: Sequence[str], sample: int) -> list[int]:
     """The `sample` rows with the lowest keys, by position: a random choice that the rows' order does not change."""
-    chosen = sorted(range(len(row_keys)), key=lambda position: (row_keys[position], position))[:sample]
-    return sorted(chosen)
+    return sorted(heapq.nsmallest(sample, range(len(row_keys)), key=lambda position: (row_keys[position], position)))
 
 
 def statistics_to_arrays(statistics: Statistics, dtype: torch.dtype) -> dict[str, np.ndarray]:

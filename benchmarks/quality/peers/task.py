@@ -20,7 +20,7 @@ import numpy as np
 from engine.causal.steps import learning_rate
 from engine.config import ModelConfig, Recipe
 from engine.dataset import Dataset
-from engine.encoded import Encoded
+from engine.encoded import Encoded, TokenRow
 from engine.model import LoadedModel, load_model
 from engine.question import prepare
 from engine.rows import EncodedRows, encode_rows
@@ -81,8 +81,8 @@ def _row_lines(rows: EncodedRows) -> Iterable[dict[str, Any]]:
         yield _line(encoded) | {"weight": weight / mean}
 
 
-def _line(encoded: Encoded) -> dict[str, Any]:
-    return {"ids": list(encoded.ids), "targets": list(encoded.targets)}
+def _line(encoded: TokenRow) -> dict[str, Any]:
+    return {"ids": [int(token) for token in encoded.ids], "targets": [bool(target) for target in encoded.targets]}
 
 
 def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
