@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import report
-from engine.scan import scan
+from engine.scan import Queries, scan
 from engine.shard import Shard, empty_index, row_scales
 
 REPEATS, WHOLE_REPEATS = 7, 2
@@ -60,8 +60,8 @@ def measure(rows: int, dims: int, dtype: str) -> list[dict[str, Any]]:
     query_QW = np.random.default_rng(1).standard_normal((8, dims))
     one_1W = query_QW[:1].astype(np.float32)
     ways: dict[str, tuple[Callable[[], object], int]] = {
-        "scan, 1 query": (lambda: scan(shard, query_QW[:1]), REPEATS),
-        "scan, 8 queries": (lambda: scan(shard, query_QW), REPEATS),
+        "scan, 1 query": (lambda: scan(shard, Queries(query_QW[:1])), REPEATS),
+        "scan, 8 queries": (lambda: scan(shard, Queries(query_QW)), REPEATS),
         "FAISS search, k = 10": (lambda: shard.index.search(one_1W, 10), WHOLE_REPEATS),
         "FAISS search, k = all": (lambda: shard.index.search(one_1W, rows), WHOLE_REPEATS),
     }

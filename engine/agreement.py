@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 
 from engine.opened import OpenIndex
+from engine.scores import Scores
 from engine.shard import Shard
 from engine.store import IndexStore
 
@@ -41,21 +42,21 @@ class Apart:
 def scores_apart(
     store: IndexStore,
     query_D: np.ndarray,
-    scores_N: np.ndarray,
+    scores: Scores,
     allowed_N: np.ndarray | None = None,
     weights_NC: np.ndarray | None = None,
     hits_K: np.ndarray = NO_ROWS,
 ) -> Apart | None:
     """The rows searched, or of more than READ_NUMBERS numbers some of them, always those in hits_K (ascending).
 
-    query_D: as `search.score_all` takes it; scores_N: what that gave. weights_NC: what every checkpoint's score of a
-    row is multiplied by (a mean of cosines). None for a single checkpoint, and for a learned sketch, whose numbers mix
-    the checkpoints.
+    query_D: as `search.score_all` takes it; scores: what the search found. weights_NC: what every checkpoint's score of
+    a row is multiplied by (a mean of cosines). None for a single checkpoint, and for a learned sketch, whose numbers
+    mix the checkpoints.
     """
     if len(store.manifest.checkpoints) < 2 or store.manifest.compression is not None:
         return None
     limit = max(LEAST_ROWS, READ_NUMBERS // store.manifest.width)
-    positions_M, counts_M = rows_around(hits_K, scores_N, allowed_N, limit)
+    positions_M, counts_M = rows_compared(hits_K, scores, allowed_N, limit)
     scores_CM = scores_by_checkpoint(store, query_D, positions_M)
     return Apart(positions_M, counts_M, scores_CM if weights_NC is None else scores_CM * weights_NC[positions_M].T)
 
@@ -68,16 +69,14 @@ def checkpoint_agreement(apart: Apart | None) -> float | None:
     return None if apart is None else mean_correlation(apart.scores_CM, apart.counts_M)
 
 
-def bm25_agreement(
-    index: OpenIndex, text: str, scores_N: np.ndarray, allowed_N: np.ndarray | None = None
-) -> float | None:
+def bm25_agreement(index: OpenIndex, text: str, scores: Scores, allowed_N: np.ndarray | None = None) -> float | None:
     """Pearson's correlation of the scores with BM25's of `text`, over the rows searched.
 
-    None above BM25_ROWS rows, and where either is the same for every row.
+    None above BM25_ROWS rows, of an approximate search, and where either is the same for every row.
     """
-    if len(scores_N) > BM25_ROWS:
+    if scores.rows > BM25_ROWS or scores.positions_M is not None:
         return None
-    both_2N = np.stack([scores_N, index.corpus.bm25.scores(text)]).astype(np.float64)
+    both_2N = np.stack([scores.scores_M, index.corpus.bm25.scores(text)]).astype(np.float64)
     both_2N = both_2N if allowed_N is None else both_2N[:, allowed_N]
     return mean_correlation(both_2N, np.ones(both_2N.shape[1]))
 
@@ -106,6 +105,27 @@ def rows_around(
     positions_M = np.concatenate([hits_K, others_M])
     order_M = np.argsort(positions_M)
     return positions_M[order_M], np.concatenate([np.ones(len(hits_K)), counts_M])[order_M]
+
+
+def rows_compared(
+    hits_K: np.ndarray, scores: Scores, allowed_N: np.ndarray | None, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `rows_around`. Of an approximate search half are rows that it read, which stand for all that it read, and half
+    are rows of the sample that it did not, which stand for all others."""
+    if scores.positions_M is None:
+        return rows_around(hits_K, scores.scores_M, allowed_N, limit)
+    read_M = scores.rankable(allowed_N)
+    assert read_M is not None
+    allowed_M = np.ones(len(read_M), bool) if allowed_N is None else scores.among(allowed_N)
+    inside_M, counts_M = rows_around(scores.places(hits_K), scores.scores_M, read_M, limit // 2)
+    others_M = np.flatnonzero(allowed_M & ~read_M)
+    if len(others_M) > limit // 2:
+        others_M = np.random.default_rng(0).choice(others_M, limit // 2, replace=False)
+    unread = (scores.rows if allowed_N is None else np.count_nonzero(allowed_N)) - np.count_nonzero(read_M)
+    chosen_M = np.concatenate([inside_M, others_M])
+    order_M = np.argsort(chosen_M)
+    counts_M = np.concatenate([counts_M, np.full(len(others_M), unread / max(1, len(others_M)))])
+    return scores.positions_M[chosen_M[order_M]], counts_M[order_M]
 
 
 def mean_correlation(scores_CK: np.ndarray, counts_K: np.ndarray) -> float | None:

@@ -24,10 +24,12 @@ from engine.lexical import RowQuery
 from engine.measure import Measured, measure_only, measure_with_gradients
 from engine.methods import GradientMethod, LossMethod, Method, RowMethod, get_method
 from engine.opened import OpenIndex
+from engine.probing import enough_left, may_probe, probe
 from engine.question import Question, prepare
 from engine.removal import check_removal, removal
 from engine.score_errors import positions_of, with_rank_intervals
 from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
+from engine.scores import Scores
 
 _SATURATED = 0.99
 
@@ -43,7 +45,7 @@ class Ask:
     question: Question | None = None
     vector: QueryVector | None = None
     measured: Measured | None = None
-    scores_N: np.ndarray | None = None
+    scores: Scores | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -83,7 +85,7 @@ def score_query(index: OpenIndex, query: Query, method: str | None = None) -> np
     """float32 [N]: the score of every row; by the index's own method, or by another that it serves."""
     ask = _begin(index, query, AskOptions(method=method))
     _measure(index, [ask])
-    return _scores(index, ask)
+    return _every_score(index, ask)
 
 
 def _begin(index: OpenIndex, query: Query, options: AskOptions) -> Ask:
@@ -143,7 +145,7 @@ def _measure(index: OpenIndex, asks: list[Ask]) -> None:
 def _scan_together(index: OpenIndex, asks: list[Ask]) -> None:
     """Read the rows once for all queries that are compared with them as they are. What a query gets is what it would
     get alone; where one of them has no finite score each is scored by itself, and that one alone is refused."""
-    alike = [ask for ask in asks if ask.vector is not None and not _is_cosine(ask)]
+    alike = [ask for ask in asks if ask.vector is not None and not _is_cosine(ask) and not may_probe(index, ask)]
     if len(alike) < 2:
         return
     started = time.perf_counter()
@@ -153,7 +155,7 @@ def _scan_together(index: OpenIndex, asks: list[Ask]) -> None:
     except NonFiniteGradient:
         return
     for ask, scores_N in zip(alike, scores_QN, strict=True):
-        ask.scores_N = scores_N
+        ask.scores = _whole(index, scores_N)
         ask.timings["search"] = 1000 * (time.perf_counter() - started)
 
 
@@ -170,21 +172,21 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
     question, measured = _question(ask), ask.measured
     assert measured is not None
     with ask.timed("search"):
-        scores_N = _scores(index, ask)
         allowed_N = allowed_rows(index, ask.options.filter)
-        best = _ranked(index, ask, scores_N, allowed_N, largest=True)
-        worst = _ranked(index, ask, scores_N, allowed_N, largest=False)
-    sample = sample_rows(len(scores_N), index.store.manifest.width)
+        scores = _scores(index, ask, allowed_N)
+        best = _ranked(index, ask, scores, allowed_N, largest=True)
+        worst = _ranked(index, ask, scores, allowed_N, largest=False)
+    known_M, sample = scores.scores_M, scores.sample_M
     with ask.timed("explain"):
-        hits = describe(index, ask, scores_N, best, worst, sample)
-        apart = _apart(index, ask, scores_N, allowed_N, positions_of(hits))
-        hits = with_rank_intervals(index, ask, scores_N, allowed_N, _weights(index, ask), apart, hits)
+        hits = describe(index, ask, scores, best, worst, sample)
+        apart = _apart(index, ask, scores, allowed_N, positions_of(hits))
+        hits = with_rank_intervals(index, ask, scores, allowed_N, _weights(index, ask), apart, hits)
         proponents, opponents, clusters = with_clusters(index.dataset, *hits, additive=_additive(ask))
         key = ask.options.group_by
-        groups = None if key is None else tuple(group_sums(scores_N, _tag_values(index, key), allowed_N, sample))
-        figures = diagnostics(scores_N, index.lengths_N, allowed_N, sample)
-        figures = _with_agreement(index, ask, scores_N, allowed_N, apart, figures)
-        removed = removal(index, ask, scores_N)
+        groups = None if key is None else tuple(group_sums(known_M, _tag_values(index, key), allowed_N, sample))
+        figures = _figures(index, scores, allowed_N)
+        figures = _with_agreement(index, ask, scores, allowed_N, apart, figures)
+        removed = removal(index, ask, known_M)
     return Attribution(
         method=ask.method.name,
         signed=ask.method.signed,
@@ -210,10 +212,34 @@ def _additive(ask: Ask) -> bool:
     return ask.method.additive and ask.options.normalize == "none"
 
 
-def _scores(index: OpenIndex, ask: Ask) -> np.ndarray:
+def _scores(index: OpenIndex, ask: Ask, allowed_N: np.ndarray | None) -> Scores:
+    if ask.scores is not None:
+        return ask.scores
+    if may_probe(index, ask) and enough_left(allowed_N):
+        if ask.vector is None:
+            ask.vector = _representation(index, _question(ask))
+        return probe(index, ask.vector, ask.method.signed)
+    return _whole(index, _every_score(index, ask))
+
+
+def _whole(index: OpenIndex, scores_N: np.ndarray) -> Scores:
+    return Scores(len(scores_N), scores_N, sample_M=sample_rows(len(scores_N), index.store.manifest.width))
+
+
+def _figures(index: OpenIndex, scores: Scores, allowed_N: np.ndarray | None) -> Diagnostics:
+    allowed_M = None if allowed_N is None else scores.among(allowed_N)
+    figures = diagnostics(scores.scores_M, scores.among(index.lengths_N), allowed_M, scores.sample_M)
+    return replace(
+        figures,
+        searched=scores.rows if allowed_N is None else int(np.count_nonzero(allowed_N)),
+        total=scores.rows,
+        search=scores.search,
+        recall_at_10=scores.recall_at_10,
+    )
+
+
+def _every_score(index: OpenIndex, ask: Ask) -> np.ndarray:
     """float32 [N]"""
-    if ask.scores_N is not None:
-        return ask.scores_N
     question = _question(ask)
     if isinstance(ask.method, RowMethod):
         asked = [text for member in question.members for text in (member.prompt, member.completion)]
@@ -259,28 +285,29 @@ def _cosines(index: OpenIndex, vector: QueryVector) -> np.ndarray:
 
 
 def _ranked(
-    index: OpenIndex, ask: Ask, scores_N: np.ndarray, allowed_N: np.ndarray | None, *, largest: bool
+    index: OpenIndex, ask: Ask, scores: Scores, allowed_N: np.ndarray | None, *, largest: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """(positions [K], scores [K]): of a signed method only those on the right side of zero."""
     k = ask.options.top_k
     if not largest and not (ask.method.signed and ask.options.opponents):
         return np.zeros(0, np.int64), np.zeros(0)
     if ask.vector is None:
-        positions, scores = search.rank(scores_N, k, largest=largest, allowed_N=allowed_N)
+        positions, found = search.rank(scores.scores_M, k, largest=largest, allowed_N=allowed_N)
     else:
-        positions, scores = search.top_k(
+        positions, found = search.top_k(
             index.store,
             ask.vector.vector_D.astype(np.float32),
-            scores_N,
+            scores.scores_M,
             k,
             largest=largest,
-            allowed_N=allowed_N,
+            allowed_N=scores.rankable(allowed_N),
             weights_NC=_weights(index, ask),
         )
     if not ask.method.signed:
-        return positions, scores
-    keep = scores > 0 if largest else scores < 0
-    return positions[keep], scores[keep]
+        return positions, found
+    keep = found > 0 if largest else found < 0
+    return positions[keep], found[keep]
+            positions_M=scores.positions_M,
 
 
 def allowed_rows(index: OpenIndex, wanted: Filter | None) -> np.ndarray | None:
@@ -305,22 +332,22 @@ def _tag_values(index: OpenIndex, group_by: str) -> list[str | None]:
 
 
 def _apart(
-    index: OpenIndex, ask: Ask, scores_N: np.ndarray, allowed_N: np.ndarray | None, hits_K: np.ndarray
+    index: OpenIndex, ask: Ask, scores: Scores, allowed_N: np.ndarray | None, hits_K: np.ndarray
 ) -> Apart | None:
     if ask.vector is None or not isinstance(ask.method, GradientMethod):
         return None
-    return scores_apart(index.store, ask.vector.vector_D, scores_N, allowed_N, _weights(index, ask), hits_K)
+    return scores_apart(index.store, ask.vector.vector_D, scores, allowed_N, _weights(index, ask), hits_K)
 
 
 def _with_agreement(
     index: OpenIndex,
     ask: Ask,
-    scores_N: np.ndarray,
+    scores: Scores,
     allowed_N: np.ndarray | None,
     apart: Apart | None,
     figures: Diagnostics,
 ) -> Diagnostics:
-    words = bm25_agreement(index, _question(ask).text, scores_N, allowed_N) if ask.method.name != "bm25" else None
+    words = bm25_agreement(index, _question(ask).text, scores, allowed_N) if ask.method.name != "bm25" else None
     if ask.vector is None or not isinstance(ask.method, GradientMethod):
         return replace(figures, bm25_agreement=words)
     return replace(

@@ -37,6 +37,7 @@ from engine.ensemble import record_schedule
 from engine.features import GradientFeatures
 from engine.forward_rows import row_passes
 from engine.loaded import LoadedModel, State
+from engine.ivf_build import NO_LISTS, lists_of
 from engine.manifest import block_scale
 from engine.methods import GradientMethod, RepresentationMethod
 from engine.plan import make_plan
@@ -70,6 +71,8 @@ def build_index(
         build.write_shards()
     return build.finish()
 
+    with build.timed("lists"):
+        build.make_lists()
 
 @dataclass
 class _Build:
@@ -149,13 +152,20 @@ class _Build:
                 writer.write(number, self._shard(capture, range(start, stop)), lengths_N)
 
     def finish(self) -> IndexInfo:
-        manifest = self.store.finish(timings_s=self.store.manifest.timings_s | self.timings, warnings=self._warnings())
+        manifest = self.store.finish(
+            timings_s=self.store.manifest.timings_s | self.timings,
+            warnings=(*self._warnings(), *self.search.warnings),
+            search=self.search.record,
+        )
         self._tick(self._total() - self.done, "finish")
         return index_info(self.store, manifest, sketched=self.plan.sketched)
 
     # --- how they are done ---
 
     def _fit(self, capture: GradientCapture, number: int) -> GradientFeatures:
+    def make_lists(self) -> None:
+        self.search = lists_of(self.store, self.plan, lambda: self._tick(0, "lists"))
+
         name = f"checkpoint-{number:03d}"
         state = self.states[number]
         metric = get_metric(self.plan.method.metric, self.plan.method_options)  # type: ignore[attr-defined]

@@ -142,6 +142,8 @@ class IndexOptions:
     token_budget: most tokens (pads included) in a batch. shard_rows: None = chosen from memory.
     replicas: further runs of the model's recipe, with other seeds, that the index averages over.
     allow_partial: build although less than half of the trained parameters can be tracked (engine/coverage.py).
+    search: `ivf`: make lists for approximate search (engine/ivf.py), kept where they find enough; `auto`: so of more
+    than a million rows; `flat`: every query reads every row.
     """
 
     projection_dim: int | Literal["auto"] = "auto"
@@ -159,6 +161,7 @@ class IndexOptions:
     seed: int = 0
     replicas: int = 0
     allow_partial: bool = False
+    search: Literal["auto", "flat", "ivf"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Figures about one query's whole score vector: percentiles, warning signs, sums by tag.
 
-Up to FLAT_LIMIT they are computed from every row. Above it percentiles and warning signs come from a
-fixed sample of rows (and say `estimated`), and sums by tag are refused.
+Up to FLAT_LIMIT they are computed from every row. Above it, and of an approximate search, percentiles and warning signs
+come from a fixed sample of rows (and say `estimated`); above it sums by tag are refused.
 
 Dimensions: N rows of the index, M rows that were searched.
 """
@@ -29,7 +29,12 @@ NORMAL_MAD = 1.4826  # MAD × this = standard deviation, for normally distribute
 
 def sample_rows(rows: int, dims: int) -> np.ndarray | None:
     """int64 [SAMPLE_ROWS], ascending: the rows that stand for a large index; None below FLAT_LIMIT."""
-    if rows * dims <= FLAT_LIMIT or rows <= SAMPLE_ROWS:
+    return None if rows * dims <= FLAT_LIMIT else fixed_sample(rows)
+
+
+def fixed_sample(rows: int) -> np.ndarray | None:
+    """As `sample_rows`, however few numbers a row has; None of so few rows that all are taken."""
+    if rows <= SAMPLE_ROWS:
         return None
     return np.sort(np.random.default_rng(0).choice(rows, SAMPLE_ROWS, replace=False))
 

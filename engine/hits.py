@@ -15,6 +15,7 @@ from engine.diagnostics import percentile
 from engine.explain import QueryVector
 from engine.methods import GradientMethod, Method
 from engine.opened import OpenIndex
+from engine.scores import Scores
 from engine.types import Hit
 
 if TYPE_CHECKING:
@@ -25,18 +26,20 @@ Ranked = tuple[np.ndarray, np.ndarray]
 
 
 def describe(
-    index: OpenIndex, ask: Ask, scores_N: np.ndarray, best: Ranked, worst: Ranked, sample: np.ndarray | None
+    index: OpenIndex, ask: Ask, scores: Scores, best: Ranked, worst: Ranked, sample: np.ndarray | None
 ) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
     """(proponents, opponents) from their (positions, scores); what costs passes is computed for both at once."""
-    plain = [*_plain(index, scores_N, *best, sample), *_plain(index, scores_N, *worst, sample)]
+    plain = [*_plain(index, scores, *best, sample), *_plain(index, scores, *worst, sample)]
     if plain and index.features and ask.vector is not None:
         plain = _explained(index, ask, ask.vector, plain)
     return tuple(plain[: len(best[0])]), tuple(plain[len(best[0]) :])
 
 
 def _plain(
-    index: OpenIndex, scores_N: np.ndarray, positions_K: np.ndarray, scores_K: np.ndarray, sample: np.ndarray | None
+    index: OpenIndex, scores: Scores, positions_K: np.ndarray, scores_K: np.ndarray, sample: np.ndarray | None
 ) -> list[Hit]:
+    # percentiles are of the scan's own score: the exact one differs from it in the last digits
+    scanned_K = scores.of(positions_K).tolist()
     return [
         Hit(
             rank=rank,
@@ -44,10 +47,9 @@ def _plain(
             example_id=index.dataset[int(position)].id,
             score=float(score),
             normalized_score=None,
-            # of the scan's own score: the exact one differs from it in the last digits
-            percentile=percentile(scores_N, float(scores_N[position]), sample),
+            percentile=percentile(scores.scores_M, scanned, sample),
         )
-        for rank, (position, score) in enumerate(zip(positions_K, scores_K, strict=True), start=1)
+        for rank, (position, score, scanned) in enumerate(zip(positions_K, scores_K, scanned_K, strict=True), start=1)
     ]
 
 
@@ -64,7 +66,6 @@ def _explained(index: OpenIndex, ask: Ask, query: QueryVector, hits: list[Hit]) 
 
 
 def has_self_scores(method: Method) -> bool:
-    return not isinstance(method, GradientMethod) or method.self_scores
 
 
 def _normalized(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray, positions_K: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ SEAL = "checksum"
 # engine.manifest.Manifest's fields and what its file adds to them: any other name in the file is damage.
 MANIFEST_FIELDS = frozenset(
     "method fingerprints blocks rows checkpoints dtype plan options serves coverage warnings timings_s curvature "
-    "shards state revision schema_version compression dims checksum".split()
+    "shards state revision schema_version compression search dims checksum".split()
 )
 INDEX_FILE = re.compile(r"shards/\d{5,9}\.(faiss|norms\.safetensors)|curvature/[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 

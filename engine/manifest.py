@@ -94,6 +94,26 @@ class Compression:
 
 
 @dataclass(frozen=True)
+class SearchRecord:
+    """How a large index is searched, and what that was chosen by (engine/ivf_build.py).
+
+    kind: `ivf`, or `flat` where lists did not find enough while they were `share` of the rows. lists: how many there
+    are; probes: how many a query reads on each side. recall_at_10: the lower of both sides, by `queries` rows that were
+    asked about; share: of the rows, read for a query on average. sample: rows that the centroids were fitted to.
+    """
+
+    __pydantic_config__ = CHECKED
+
+    kind: Literal["flat", "ivf"]
+    lists: int
+    probes: int
+    recall_at_10: float
+    share: float
+    queries: int
+    sample: int
+
+
+@dataclass(frozen=True)
 class ShardRecord:
     """A finished shard: rows [start, stop). checksums: path below the index directory → blake2b-256."""
 
@@ -135,6 +155,7 @@ class Manifest:
     revision: str = ""
     schema_version: int = SCHEMA_VERSION
     compression: Compression | None = None
+    search: SearchRecord | None = None
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not self.checkpoints or not self.blocks:
@@ -239,12 +260,13 @@ class Manifest:
         """The name of these exact contents: the same rows, model and plan always give the same one."""
         shards = [(s.name, s.start, s.stop, s.checksums) for s in self.shards]
         parts = (self.schema_version, self.method, self.fingerprints, self.blocks, self.curvature, shards)
-        return fingerprint(*parts, self.compression) if self.compression else fingerprint(*parts)
+        return fingerprint(*parts, *(part for part in (self.compression, self.search) if part))
 
     def to_json(self) -> str:
         values = {"dims": self.dims} | dataclasses.asdict(self)
-        if self.compression is None:
-            del values["compression"]
+        for name in ("compression", "search"):
+            if values[name] is None:
+                del values[name]
         return sealed(values)
 
 

@@ -21,6 +21,7 @@ from engine.ensemble import row_factors
 from engine.errors import FingerprintMismatch
 from engine.features import GradientFeatures
 from engine.lexical import Corpus
+from engine.ivf import Lists, open_lists
 from engine.methods import GradientMethod, RepresentationMethod
 from engine.model import LoadedModel
 from engine.plan import Plan, make_plan
@@ -92,6 +93,11 @@ class OpenIndex:
 
     @property
     def power(self) -> float:
+    @cached_property
+    def lists(self) -> Lists | None:
+        """None where every query reads every row."""
+        return open_lists(self.store)
+
         """p of the ensemble (engine/ensemble.py)."""
         return getattr(self.plan.method_options, "ensemble_power", 0.0)
 

@@ -20,7 +20,7 @@ _SHARD_BYTES = 128 << 20
 _EXACT_GRADIENT_BYTES = 256 << 20
 _CURVATURE_ROWS = 2048  # docs/decisions.md 12: fewer change the ranking of weakly related rows
 # they change how rows are cut up, not what they are; or what they decide is told by another
-_LAYOUT_ONLY = ("shard_rows", "token_budget", "exact_limit_mb", "bytes_per_row", "allow_partial")
+_LAYOUT_ONLY = ("shard_rows", "token_budget", "exact_limit_mb", "bytes_per_row", "search", "allow_partial")
 _OF_LEARNED = ("sketch", "learned_dim", "sketch_rows")
 
 

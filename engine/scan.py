@@ -17,7 +17,7 @@ Dimensions: Q queries, N rows of the shard, W stored numbers a row, K rows of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -32,39 +32,62 @@ _EXACT_WIDTH = 1 << 16  # columns summed at a time: 128 · 127 · 2¹⁶ stays b
 _SIGN_BITS = int.from_bytes(b"\x80" * 8, "little", signed=True)  # flips the top bit of eight bytes at once
 
 
-def scan(shard: Shard, query_QW: np.ndarray) -> np.ndarray:
+class Queries:
+    """Queries made ready once for any number of shards. query_QW: float64, finite as float32, in stored units."""
+
+    def __init__(self, query_QW: np.ndarray) -> None:
+        self.query_QW = query_QW
+
+    def __len__(self) -> int:
+        return len(self.query_QW)
+
+    @cached_property
+    def singles(self) -> tuple[Tensor, ...]:
+        """float32 [W], each."""
+        return torch.from_numpy(self.query_QW.astype(np.float32)).unbind()
+
+    @cached_property
+    def planes(self) -> tuple[Tensor, np.ndarray]:
+        return _planes(self.query_QW)
+
+
+def scan(shard: Shard, queries: Queries) -> np.ndarray:
     """float32 [Q, N]: ⟨query, stored numbers⟩ of every row of the shard, in stored units.
 
-    query_QW: float64, finite as float32. Raises NonFiniteGradient for a score beyond float32.
+    Raises NonFiniteGradient for a score beyond float32.
     """
-    exact = shard.row_scales_N is not None and _integer_products_are_exact()
-    pieces = _exact_pieces(shard, query_QW) if exact else _float_pieces(shard, query_QW)
-    found_QN = np.empty((len(query_QW), len(shard.codes)), np.float32)
+    return scan_codes(shard.codes, shard.row_scales_N, queries, f"shard {shard.record.name}")
+
+
+def scan_codes(codes_NW: np.ndarray, row_scales_N: np.ndarray | None, queries: Queries, where: str) -> np.ndarray:
+    """As `scan`, of rows that lie anywhere (`Shard.codes` says in what form). where: for the error."""
+    exact = row_scales_N is not None and _integer_products_are_exact()
+    pieces = _exact_pieces(codes_NW, queries) if exact else _float_pieces(codes_NW, queries)
+    found_QN = np.empty((len(queries), len(codes_NW)), np.float32)
     start = 0
     with np.errstate(over="ignore"):
         for scores_QK in pieces:
             stop = start + scores_QK.shape[1]
-            scales = 1 if shard.row_scales_N is None else shard.row_scales_N[start:stop]
+            scales = 1 if row_scales_N is None else row_scales_N[start:stop]
             np.multiply(scores_QK, scales, out=found_QN[:, start:stop], casting="same_kind")
             start = stop
     if not np.isfinite(found_QN).all():
-        raise NonFiniteGradient(f"A score overflows float32 in shard {shard.record.name}.")
+        raise NonFiniteGradient(f"A score overflows float32 in {where}.")
     return found_QN
 
 
-def _float_pieces(shard: Shard, query_QW: np.ndarray) -> Iterator[np.ndarray]:
+def _float_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[np.ndarray]:
     """float32 [Q, K], piece by piece."""
-    queries = torch.from_numpy(query_QW.astype(np.float32)).unbind()
-    for piece_KW in _widened(shard):
+    for piece_KW in _widened(codes_NW):
         scores_QK = torch.empty(len(queries), len(piece_KW))
-        for query_W, scores_K in zip(queries, scores_QK, strict=True):
+        for query_W, scores_K in zip(queries.singles, scores_QK, strict=True):
             torch.mv(piece_KW, query_W, out=scores_K)
         yield scores_QK.numpy()
 
 
-def _widened(shard: Shard) -> Iterator[Tensor]:
+def _widened(codes_NW: np.ndarray) -> Iterator[Tensor]:
     """float32 [K, W], piece by piece; each is overwritten by the next."""
-    codes = torch.from_numpy(shard.codes)
+    codes = torch.from_numpy(codes_NW)
     pieces = codes.split(max(1, PIECE_NUMBERS // codes.shape[1]))
     if codes.dtype == torch.float32:
         yield from pieces
@@ -78,10 +101,10 @@ def _widened(shard: Shard) -> Iterator[Tensor]:
 # --- int8 ---
 
 
-def _exact_pieces(shard: Shard, query_QW: np.ndarray) -> Iterator[np.ndarray]:
+def _exact_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[np.ndarray]:
     """float64 [Q, K], piece by piece, exact for the query rounded to 24 bits of its largest number."""
-    planes_WP, units_Q = _planes(query_QW)
-    codes = torch.from_numpy(shard.codes)
+    planes_WP, units_Q = queries.planes
+    codes = torch.from_numpy(codes_NW)
     rows = max(1, 4 * PIECE_NUMBERS // codes.shape[1])  # a quarter of float32's bytes
     room = torch.empty(min(rows, len(codes)), codes.shape[1], dtype=torch.int8)
     # what is stored as c stands for c − 127, and the flipped top bit made c − 128 of it: one more of each query number

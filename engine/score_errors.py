@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.agreement import Apart, rows_around
+from engine.agreement import Apart, rows_compared
 from engine.opened import OpenIndex
 from engine.rank_intervals import MIN_CHECKPOINTS, Terms, rank_intervals
+from engine.scores import Scores
 from engine.search import ROUNDING
 from engine.store import IndexStore
 from engine.types import Hit, RankError
@@ -60,7 +61,7 @@ class Compared:
 def with_rank_intervals(
     index: OpenIndex,
     ask: Ask,
-    scores_N: np.ndarray,
+    scores: Scores,
     allowed_N: np.ndarray | None,
     weights_NC: np.ndarray | None,
     apart: Apart | None,
@@ -70,7 +71,7 @@ def with_rank_intervals(
     None = 1. apart: what the checkpoints say each, the hits among its rows."""
     if not any(hits):
         return hits
-    compared = compare(index, ask, scores_N, allowed_N, weights_NC, apart, positions_of(hits))
+    compared = compare(index, ask, scores, allowed_N, weights_NC, apart, positions_of(hits))
     return compared.ranked(hits[0], largest=True), compared.ranked(hits[1], largest=False)
 
 
@@ -82,7 +83,7 @@ def positions_of(hits: Hits) -> np.ndarray:
 def compare(
     index: OpenIndex,
     ask: Ask,
-    scores_N: np.ndarray,
+    scores: Scores,
     allowed_N: np.ndarray | None,
     weights_NC: np.ndarray | None,
     apart: Apart | None,
@@ -92,8 +93,8 @@ def compare(
     if apart is not None and len(apart.scores_CM) >= MIN_CHECKPOINTS:
         terms, _ = _rounded(index, ask, apart.scores_CM, apart.positions_M, weights_NC)
         return Compared(apart.positions_M, apart.counts_M, terms, "checkpoints")
-    positions_M, counts_M = rows_around(hits_K, scores_N, allowed_N, COMPARED_ROWS)
-    terms_CM = scores_N[positions_M][None].astype(np.float64)
+    positions_M, counts_M = rows_compared(hits_K, scores, allowed_N, COMPARED_ROWS)
+    terms_CM = scores.of(positions_M)[None].astype(np.float64)
     return Compared(positions_M, counts_M, *_rounded(index, ask, terms_CM, positions_M, weights_NC))
 
 
@@ -119,9 +120,8 @@ def storage_deviations(store: IndexStore, query_W: np.ndarray, positions_M: np.n
     (2⁻²³) of the number, so that Σ q²z² ≤ max q² · ‖z‖² bounds the sum; float16's smallest numbers have Δ = 2⁻²⁴.
     """
     stored_norm = np.linalg.norm(query_W / store.manifest.scales())
-    if store.manifest.dtype == "int8":
-        scales = [shard.row_scales_N for shard in store.shards() if shard.row_scales_N is not None]
-        return np.concatenate(scales)[positions_M].astype(np.float64) * stored_norm / np.sqrt(12)
+    if (scales_N := store.row_scales()) is not None:
+        return scales_N[positions_M].astype(np.float64) * stored_norm / np.sqrt(12)
     half = store.manifest.dtype == "float16"
     relative_M = (2.0**-10 if half else 2.0**-23) * np.abs(query_W).max() * store.norms()[positions_M]
     return np.hypot(relative_M, (2.0**-24 if half else 0.0) * stored_norm) / np.sqrt(12)

@@ -1,4 +1,5 @@
-"""Exact search: every row's score (engine/scan.py), shard by shard, and the k best in an order that never varies.
+"""Search: every row's score (engine/scan.py), shard by shard, or some rows', and the k best in an order that never
+varies.
 
 A scan adds in float32, in an order of its own, so equal rows may come out unequal in the last digits.
 The order of an answer is therefore decided anew: every row that rounding could have kept out of the
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import NonFiniteGradient
-from engine.scan import scan
+from engine.scan import Queries, scan, scan_codes
 from engine.shard import chunk_rows
 from engine.store import IndexStore
 
@@ -35,14 +36,28 @@ def score_all(store: IndexStore, query_QD: np.ndarray, *, checkpoints: Collectio
     (None = all). Each query is searched alone, so its scores do not depend on who else asks.
     Raises NonFiniteGradient for a NaN or infinity in a query, CorruptIndex.
     """
-    stored_QW = np.stack([_in_stored_units(store, query_D, checkpoints) for query_D in query_QD])
-    scores_QN = np.empty((len(query_QD), store.manifest.rows), np.float32)
+    return scan_all(store, np.stack([in_stored_units(store, query_D, checkpoints) for query_D in query_QD]))
+
+
+def scan_all(store: IndexStore, stored_QW: np.ndarray) -> np.ndarray:
+    """As `score_all`, of queries that `in_stored_units` has made."""
+    queries = Queries(stored_QW)
+    scores_QN = np.empty((len(queries), store.manifest.rows), np.float32)
     for shard in store.shards():
-        scores_QN[:, shard.record.start : shard.record.stop] = scan(shard, stored_QW)
+        scores_QN[:, shard.record.start : shard.record.stop] = scan(shard, queries)
     return scores_QN
 
 
-def _in_stored_units(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] | None) -> np.ndarray:
+def scan_rows(store: IndexStore, stored_QW: np.ndarray, positions_M: np.ndarray) -> np.ndarray:
+    """float32 [Q, M]: as `scan_all`, of these rows alone (ascending); only their bytes are read."""
+    queries = Queries(stored_QW)
+    scores_QM = np.empty((len(queries), len(positions_M)), np.float32)
+    for part, codes_KW, row_scales_K in store.gathered(positions_M):
+        scores_QM[:, part] = scan_codes(codes_KW, row_scales_K, queries, f"rows {positions_M[part.start]} and on")
+    return scores_QM
+
+
+def in_stored_units(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] | None) -> np.ndarray:
     """float64 [W]: the query, zero in the checkpoints that do not count, as what is stored is to be multiplied by."""
     manifest = store.manifest
     if query_D.shape != (manifest.dims,):
@@ -72,7 +87,7 @@ def _parts(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] 
     """The whole score, or with `each` one part a checkpoint: its own columns, or of a learned sketch, which mixes the
     checkpoints, all columns and that checkpoint's query."""
     scales_W = store.manifest.scales()
-    stored_W = _in_stored_units(store, query_D, checkpoints)
+    stored_W = in_stored_units(store, query_D, checkpoints)
     if not each:
         return [_Part(slice(None), stored_W, float(np.linalg.norm(stored_W * scales_W)))]
     if store.basis is None:
@@ -80,7 +95,7 @@ def _parts(store: IndexStore, query_D: np.ndarray, checkpoints: Collection[int] 
         return [_Part(c, stored_W[c], float(np.linalg.norm((stored_W * scales_W)[c]))) for c in columns_C]
     counted = range(len(store.manifest.checkpoints))
     singles = [[c] if checkpoints is None or c in checkpoints else [] for c in counted]
-    stored_CW = [_in_stored_units(store, query_D, single) for single in singles]
+    stored_CW = [in_stored_units(store, query_D, single) for single in singles]
     return [_Part(slice(None), query_W, float(np.linalg.norm(query_W * scales_W))) for query_W in stored_CW]
 
 
@@ -94,19 +109,24 @@ def top_k(
     allowed_N: np.ndarray | None = None,
     checkpoints: Collection[int] | None = None,
     weights_NC: np.ndarray | None = None,
+    positions_M: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(positions int64 [K], scores float64 [K]) of the k best rows, K ≤ k; ties go to the lower position.
 
     scores_N: this query's row of `score_all`; where weights_NC [N, C] are given (a mean of cosines
     divides by each checkpoint's norms), Σ_c weights[:, c] · `score_all` of checkpoint c alone.
     largest=False ranks the lowest scores first. allowed_N: which rows may be ranked (bool).
-    checkpoints: as in `score_all`.
+    checkpoints: as in `score_all`. positions_M: scores_N and allowed_N are of these rows alone (ascending); without
+    weights_NC.
     """
     parts = _parts(store, query_D, checkpoints, each=weights_NC is not None)
-    margins_N = _rounding_margins(store, parts, weights_NC)
+    norms_N = store.norms() if positions_M is None else store.norms()[positions_M]
+    margins_N = _rounding_margins(store, parts, norms_N, weights_NC)
     sign = 1.0 if largest else -1.0
     candidates_M = _candidates(scores_N if largest else -scores_N, margins_N, k, allowed_N)
-    exact_M = _score_exactly(store, parts, candidates_M, margins_N, weights_NC)
+    zero_M = margins_N[candidates_M] == 0
+    candidates_M = candidates_M if positions_M is None else positions_M[candidates_M]
+    exact_M = _score_exactly(store, parts, candidates_M, zero_M, weights_NC)
     order_K = np.lexsort((candidates_M, -sign * exact_M))[: max(k, 0)]
     return candidates_M[order_K], exact_M[order_K]
 
@@ -122,12 +142,14 @@ def rank(
     return positions_M[order_K], exact_N[positions_M[order_K]]
 
 
-def _rounding_margins(store: IndexStore, parts: list[_Part], weights_NC: np.ndarray | None) -> np.ndarray:
+def _rounding_margins(
+    store: IndexStore, parts: list[_Part], norms_N: np.ndarray, weights_NC: np.ndarray | None
+) -> np.ndarray:
     """float64 [N]: how far a scan's score may lie from the exact one; 0 only where both are exactly 0."""
     if weights_NC is None:
-        return (parts[0].norm * ROUNDING * np.sqrt(store.manifest.width)) * store.norms()
-    norms_N = ROUNDING * np.sqrt(store.manifest.width) * store.norms()
-    return np.abs(weights_NC) @ np.array([part.norm for part in parts]) * norms_N
+        return (parts[0].norm * ROUNDING * np.sqrt(store.manifest.width)) * norms_N
+    rounding_N = ROUNDING * np.sqrt(store.manifest.width) * norms_N
+    return np.abs(weights_NC) @ np.array([part.norm for part in parts]) * rounding_N
 
 
 def _candidates(signed_N: np.ndarray, margins_N: np.ndarray, k: int, allowed_N: np.ndarray | None) -> np.ndarray:
@@ -150,12 +172,12 @@ def _score_exactly(
     store: IndexStore,
     parts: list[_Part],
     candidates_M: np.ndarray,
-    margins_N: np.ndarray,
+    zero_M: np.ndarray,
     weights_NC: np.ndarray | None,
 ) -> np.ndarray:
     """float64 [M]: a function of the query, each row's stored numbers and its weights, and of nothing else."""
     exact_M = np.zeros(len(candidates_M))
-    nonzero = np.flatnonzero(margins_N[candidates_M])
+    nonzero = np.flatnonzero(~zero_M)
     step = chunk_rows(store.manifest.width)
     for start in range(0, len(nonzero), step):
         chosen = nonzero[start : start + step]

@@ -5,6 +5,7 @@
     shards/00000.norms.safetensors        their self-scores, norms and token counts
     curvature/<name>.safetensors          what the metric was fitted to
     curvature/basis.safetensors           a learned sketch's basis (engine/compression.py)
+    curvature/lists.safetensors           of a large index, which rows lie near which centroid (engine/ivf.py)
 
 A file counts only once the manifest records its checksum, so a build killed anywhere resumes at the
 first missing shard. Dimensions: N rows, C checkpoints, D numbers a row, W stored numbers a row (D, or fewer of a
@@ -27,7 +28,7 @@ from safetensors.numpy import load_file, save
 from engine.compression import LearnedBasis
 from engine.durable import naming_full_disk, remove_partials, write_durably
 from engine.errors import CorruptIndex, IndexUnavailable, NonFiniteGradient
-from engine.manifest import MANIFEST_FILE, Manifest, ShardRecord, read_manifest, write_manifest
+from engine.manifest import MANIFEST_FILE, Manifest, ShardRecord, read_manifest, row_bytes, write_manifest
 from engine.shard import (
     SHARD_FOLDER,
     Shard,
@@ -43,6 +44,7 @@ from engine.shard import (
 
 CURVATURE_FOLDER = "curvature"
 BASIS_TENSORS = "basis"
+_GATHERED_BYTES = 1 << 25
 TENSORS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -59,6 +61,7 @@ class IndexStore:
         self.dropped = dropped
         self._opened: dict[str, Shard] = {}
         self._norms_N: np.ndarray | None = None
+        self._scales_N: np.ndarray | None = None
         self._opening = threading.Lock()
 
     @classmethod
@@ -155,12 +158,19 @@ class IndexStore:
         written = write_durably(self.path / file, lambda sink: sink.write(save(plain)))
         self._change(curvature=self.manifest.curvature | {file: written.checksum})
 
+    def drop_tensors(self, name: str) -> None:
+        """Forget curvature/<name>.safetensors, if it is there."""
+        file = _tensors_file(name)
+        self._change(curvature={kept: sum_ for kept, sum_ in self.manifest.curvature.items() if kept != file})
+        (self.path / file).unlink(missing_ok=True)
+
     def finish(self, **facts: Any) -> Manifest:
         """Declare the index ready. `facts` are manifest fields known only now (timings_s, warnings, …)."""
         missing = [number for number, _, _ in self.missing_shards()]
         if missing:
             raise IndexUnavailable(f"Shards {missing} of the index are not written yet.")
-        self._change(**facts, state="ready", revision=self.manifest.computed_revision())
+        known = dataclasses.replace(self.manifest, **facts)
+        self._save(dataclasses.replace(known, state="ready", revision=known.computed_revision()))
         return self.manifest
 
     def _drop_damaged(self) -> None:
@@ -195,11 +205,15 @@ class IndexStore:
 
     def load_tensors(self, name: str) -> dict[str, np.ndarray]:
         """Raises IndexUnavailable when nothing was saved under this name, CorruptIndex."""
+        return load_file(self.tensors_file(name))
+
+    def tensors_file(self, name: str) -> Path:
+        """Where `load_tensors` would read, checked, to be mapped. Raises as it does."""
         file = _tensors_file(name)
         if file not in self.manifest.curvature:
             raise IndexUnavailable(f"The index holds no {file}.")
         check_files(self.path, {file: self.manifest.curvature[file]})
-        return load_file(self.path / file)
+        return self.path / file
 
     def shards(self) -> Iterator[Shard]:
         """Every recorded shard in row order; checksums are checked when a shard is first opened."""
@@ -218,11 +232,31 @@ class IndexStore:
         if positions_K.size and (positions_K.min() < 0 or positions_K.max() >= self.manifest.rows):
             raise IndexError(f"positions must lie in [0, {self.manifest.rows})")
         stored_KD = np.empty((len(positions_K), self.manifest.width), np.float32)
-        for record in self.manifest.shards:
-            inside_K = (record.start <= positions_K) & (positions_K < record.stop)
-            if inside_K.any():
-                stored_KD[inside_K] = self._shard(record).stored(positions_K[inside_K] - record.start)
+        shards_K = np.searchsorted([record.stop for record in self.manifest.shards], positions_K, side="right")
+        for number in np.unique(shards_K):
+            inside_K, record = shards_K == number, self.manifest.shards[number]
+            stored_KD[inside_K] = self._shard(record).stored(positions_K[inside_K] - record.start)
         return stored_KD
+
+    def gathered(self, positions_M: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
+        """(which of positions_M, their codes [K, W] as `Shard.codes` has them, int8's row scales [K]), in pieces.
+
+        positions_M: int64, ascending.
+        """
+        step = max(1, _GATHERED_BYTES // row_bytes(self.manifest.width, self.manifest.dtype))
+        for start in range(0, len(positions_M), step):
+            part = slice(start, min(start + step, len(positions_M)))
+            scales_N = self.row_scales()
+            yield part, self._codes(positions_M[part]), None if scales_N is None else scales_N[positions_M[part]]
+
+    def _codes(self, positions_K: np.ndarray) -> np.ndarray:
+        records = self.manifest.shards
+        edges = np.searchsorted(positions_K, [record.stop for record in records])
+        pieces = []
+        for record, first, last in zip(records, [0, *edges[:-1]], edges, strict=True):
+            if first < last:
+                pieces.append(self._shard(record).codes[positions_K[first:last] - record.start])
+        return np.concatenate(pieces)
 
     def rows(self, positions_K: np.ndarray) -> np.ndarray:
         """float32 [K, D]: the rows with the scales undone. Of a learned sketch, what stands for the row in the full
@@ -254,6 +288,14 @@ class IndexStore:
         if self._norms_N is None or len(self._norms_N) != self.manifest.rows:  # shards are still being written
             self._norms_N = np.concatenate([shard.norms_N for shard in self.shards()])
         return self._norms_N
+
+    def row_scales(self) -> np.ndarray | None:
+        """float32 [N], of int8; None of other numbers."""
+        if self.manifest.dtype != "int8":
+            return None
+        if self._scales_N is None or len(self._scales_N) != self.manifest.rows:
+            self._scales_N = np.concatenate([s.row_scales_N for s in self.shards() if s.row_scales_N is not None])
+        return self._scales_N
 
     def lengths(self) -> np.ndarray:
         """int32 [N]: tokens of each row."""

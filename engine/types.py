@@ -175,7 +175,8 @@ class RemovalSet:
 class AskOptions:
     """How to answer. method None = the index's own. normalize `cosine` divides by √(s_q·s_z).
 
-    removal: rows whose joint score is asked for; additive methods only.
+    removal: rows whose joint score is asked for; additive methods only. search `flat`: read every row, also where the
+    index has lists.
     """
 
     method: str | None = None
@@ -187,6 +188,7 @@ class AskOptions:
     filter: Filter | None = None
     group_by: str | None = None  # "tags.<key>"
     removal: RemovalSet | None = None
+    search: Literal["auto", "flat"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,8 @@ class Diagnostics:
     score_spread: standard deviation of the scores. effective_rows: (Σ|s|)²/Σs², how many rows of equal weight the
     scores are worth. query_norm: length of the query's gradient in the index's metric, mean over checkpoints.
     checkpoint_agreement: mean correlation of the scores that each checkpoint gives alone (of a large index estimated).
-    bm25_agreement: correlation of the scores with BM25's.
+    bm25_agreement: correlation of the scores with BM25's. search: `flat` where every row was read, `ivf` where those of
+    some lists were; recall_at_10: of the latter, as measured when the index was built.
     """
 
     positive_share_top_1pct: float | None
@@ -313,6 +316,8 @@ class Diagnostics:
     bm25_agreement: float | None = None
     estimated: bool = False
     warnings: tuple[str, ...] = ()
+    search: Literal["flat", "ivf"] = "flat"
+    recall_at_10: float | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class SharedOptions(BaseModel):
     shard_rows: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     replicas: int = Field(default=0, ge=0, le=16)
+    search: Literal["auto", "flat", "ivf"] = "auto"
     allow_partial: bool = False
 
 

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from engine.types import Progress
 
 # The phases of engine.build; a phase not known here counts as "other".
-PHASES: tuple[str, ...] = ("tokenize", "replicas", "curvature", "sketch", "finish")
+PHASES: tuple[str, ...] = ("tokenize", "replicas", "curvature", "sketch", "lists", "finish")
 OTHER: str = "other"
 
 

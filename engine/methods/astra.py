@@ -33,5 +33,6 @@ ASTRA = register(
         options=AstraOptions,
         metric="astra",
         self_scores=False,
+        alike=False,
     )
 )

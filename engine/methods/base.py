@@ -107,15 +107,16 @@ class GradientMethod(Method):
     metric: str = "identity"
     unit_norm: bool = False
     combine: Literal["scaled", "learning_rate", "sum"] = "scaled"
+    alike: a query's vector is made as a row's is, so that rows can stand for queries (engine/ivf_build.py).
     odds: bool = False
     damage: bool = False
     alone: bool = False
     self_scores: bool = True
 
     def in_units_of_f(self, options: Any) -> bool:
-        """Whether −score/N of one checkpoint predicts how f changes when the row is taken out (DESIGN §2.2): scores
-        in a whole inverse curvature (exponent 1), with no weight of the row's beside it."""
+        """Of one checkpoint: scores in a whole inverse curvature (exponent 1), with no weight of the row's beside it."""
         inverse = self.metric != "identity" and getattr(options, "exponent", 1.0) == 1.0
+    alike: bool = True
         inverse = inverse and getattr(options, "ensemble_power", 0.0) == 0.0
         return inverse and self.additive and self.combine == "scaled" and not (self.odds or self.damage)
 

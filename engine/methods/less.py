@@ -18,5 +18,6 @@ LESS = register(
         unit_norm=True,
         combine="learning_rate",
         alone=True,
+        alike=False,
     )
 )

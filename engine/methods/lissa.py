@@ -33,5 +33,6 @@ LISSA = register(
         options=LissaOptions,
         metric="lissa",
         self_scores=False,
+        alike=False,
     )
 )

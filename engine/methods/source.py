@@ -35,5 +35,6 @@ SOURCE = register(
         metric="source",
         combine="sum",
         self_scores=False,
+        alike=False,
     )
 )

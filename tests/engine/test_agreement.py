@@ -16,6 +16,7 @@ from engine import agreement
 from engine.agreement import bm25_agreement, checkpoint_agreement, chosen_rows, mean_correlation, scores_apart
 from engine.config import IndexOptions
 from engine.manifest import lay_out
+from engine.scores import Scores
 from engine.search import score_all
 from engine.store import IndexStore
 from engine.types import AskOptions
@@ -45,12 +46,13 @@ def test_checkpoints_are_correlated_as_by_a_loop(tmp_path_factory: pytest.TempPa
     store = build(tmp_path_factory.mktemp("store"), random_rows(manifest), manifest)
     query_D = np.random.default_rng(5).standard_normal(manifest.dims)
     scores_N = score_all(store, query_D[None].astype(np.float32))[0]
-    assert checkpoint_agreement(scores_apart(store, query_D, scores_N)) == pytest.approx(
+    assert checkpoint_agreement(scores_apart(store, query_D, Scores(23, scores_N))) == pytest.approx(
         naive(store, query_D, [*range(23)]), abs=1e-5
     )
     allowed_N = np.arange(23) % 3 > 0
     expected = naive(store, query_D, np.flatnonzero(allowed_N).tolist())
-    assert checkpoint_agreement(scores_apart(store, query_D, scores_N, allowed_N)) == pytest.approx(expected, abs=1e-5)
+    found = scores_apart(store, query_D, Scores(23, scores_N), allowed_N)
+    assert checkpoint_agreement(found) == pytest.approx(expected, abs=1e-5)
 
 
 def test_of_a_large_index_the_first_rows_and_a_sample_are_read() -> None:
@@ -133,4 +135,4 @@ def test_agreement_with_words(world: TunedWorld, monkeypatch: pytest.MonkeyPatch
     words_N = index.corpus.bm25.scores(f"{asked.prompt}\n{asked.completion}")
     assert found.diagnostics.bm25_agreement == pytest.approx(np.corrcoef(scores_N, words_N)[0, 1], abs=1e-4)
     monkeypatch.setattr(agreement, "BM25_ROWS", len(scores_N) - 1)
-    assert bm25_agreement(index, "any", scores_N) is None
+    assert bm25_agreement(index, "any", Scores(len(scores_N), scores_N)) is None

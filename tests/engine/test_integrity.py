@@ -19,7 +19,7 @@ from engine.dataset import dataset_damage, open_dataset, store_dataset
 from engine.errors import CorruptIndex, EngineError
 from engine.evaluate.integrity import evaluation_damage
 from engine.integrity import MANIFEST_FIELDS, index_damage, parse_recorded, recorded_index, unrecorded_files
-from engine.manifest import Compression, Manifest, parse_manifest, read_manifest
+from engine.manifest import Compression, Manifest, SearchRecord, parse_manifest, read_manifest
 from engine.store import IndexStore
 from tests.engine.index_factory import build, make_manifest, random_rows
 
@@ -106,7 +106,8 @@ def test_another_revision_or_an_unfinished_index_is_told(index: Path, tmp_path: 
 def test_the_fields_are_those_of_the_manifest() -> None:
     fields = {field.name for field in dataclasses.fields(Manifest)}
     assert fields | {"dims", "checksum"} == MANIFEST_FIELDS
-    written = make_manifest(compression=Compression(4, 7)).to_json()
+    searched = SearchRecord("ivf", 3, 1, 0.97, 0.02, 256, 96)
+    written = make_manifest(compression=Compression(4, 7), search=searched).to_json()
     assert json.loads(written).keys() == MANIFEST_FIELDS
     assert parse_recorded(written).rows == 7
 

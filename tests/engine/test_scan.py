@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine import scan as scanning
 from engine.errors import NonFiniteGradient
 from engine.manifest import lay_out
-from engine.scan import scan
+from engine.scan import Queries, scan
 from engine.search import ROUNDING
 from engine.shard import Shard
 from tests.engine.index_factory import build, make_manifest
@@ -65,7 +65,7 @@ def test_scores_are_within_rounding_of_the_stored_numbers(
     shard = shard_of(tmp_path_factory.mktemp("index"), random.standard_normal((rows, width)), dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanning, "PIECE_NUMBERS", piece)
-        found_QN = scan(shard, query_QW)
+        found_QN = scan(shard, Queries(query_QW))
     assert found_QN.dtype == np.float32 and found_QN.shape == (queries, rows)
     assert (np.abs(found_QN - query_QW @ stored(shard).T) <= allowed(shard, query_QW)).all()
 
@@ -76,8 +76,8 @@ def test_who_else_asks_changes_nothing(tmp_path: Path, dtype: str, width: int) -
     random = np.random.default_rng(0)
     shard = shard_of(tmp_path, random.standard_normal((300, width)), dtype)
     query_QW = random.standard_normal((6, width))
-    alone_QN = np.concatenate([scan(shard, query_1W[None]) for query_1W in query_QW])
-    assert np.array_equal(scan(shard, query_QW), alone_QN)
+    alone_QN = np.concatenate([scan(shard, Queries(query_1W[None])) for query_1W in query_QW])
+    assert np.array_equal(scan(shard, Queries(query_QW)), alone_QN)
 
 
 def test_int8_does_not_depend_on_pieces_threads_or_columns_at_a_time(
@@ -86,13 +86,13 @@ def test_int8_does_not_depend_on_pieces_threads_or_columns_at_a_time(
     random = np.random.default_rng(0)
     shard = shard_of(tmp_path, random.standard_normal((70, 200)), "int8")
     query_QW = random.standard_normal((3, 200))
-    whole_QN = scan(shard, query_QW)
+    whole_QN = scan(shard, Queries(query_QW))
     monkeypatch.setattr(scanning, "PIECE_NUMBERS", 150)
     monkeypatch.setattr(scanning, "_EXACT_WIDTH", 48)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert np.array_equal(scan(shard, query_QW), whole_QN)
+        assert np.array_equal(scan(shard, Queries(query_QW)), whole_QN)
     finally:
         torch.set_num_threads(threads)
 
@@ -102,7 +102,7 @@ def test_int8_is_the_sum_of_whole_numbers(tmp_path: Path) -> None:
     width = 4096
     rows_NW = np.stack([np.full(width, 1.0), np.full(width, -1.0), np.zeros(width), np.eye(width)[5]])
     shard = shard_of(tmp_path, rows_NW, "int8")
-    found_QN = scan(shard, np.stack([np.full(width, 3.0), np.full(width, -3.0), np.zeros(width)]))
+    found_QN = scan(shard, Queries(np.stack([np.full(width, 3.0), np.full(width, -3.0), np.zeros(width)])))
     assert found_QN == pytest.approx(np.array([[12288, -12288, 0, 3], [-12288, 12288, 0, -3], [0, 0, 0, 0]]), rel=1e-6)
     assert (found_QN[:, 2] == 0).all() and (found_QN[2] == 0).all()
 
@@ -135,11 +135,11 @@ def test_int8_without_exact_products_is_widened(tmp_path: Path, monkeypatch: pyt
     shard = shard_of(tmp_path, random.standard_normal((50, 33)), "int8")
     query_QW = random.standard_normal((4, 33))
     monkeypatch.setattr(scanning, "_integer_products_are_exact", lambda: False)
-    assert (np.abs(scan(shard, query_QW) - query_QW @ stored(shard).T) <= allowed(shard, query_QW)).all()
+    assert (np.abs(scan(shard, Queries(query_QW)) - query_QW @ stored(shard).T) <= allowed(shard, query_QW)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_score_beyond_float32_is_refused(tmp_path: Path, dtype: str) -> None:
     shard = shard_of(tmp_path, np.full((3, 40), 60_000.0), dtype)
     with pytest.raises(NonFiniteGradient, match="overflows"):
-        scan(shard, np.full((1, 40), 3e37))
+        scan(shard, Queries(np.full((1, 40), 3e37)))
