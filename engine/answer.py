@@ -22,14 +22,15 @@ from engine.explain import QueryVector
 from engine.hits import describe, has_self_scores
 from engine.lexical import RowQuery
 from engine.measure import Measured, measure_only, measure_with_gradients
-from engine.methods import GradientMethod, LossMethod, Method, RowMethod, get_method
+from engine.methods import GradientMethod, LossMethod, Method, ReplayMethod, RowMethod, get_method
 from engine.opened import OpenIndex
 from engine.probing import enough_left, may_probe, probe
 from engine.question import Question, prepare
 from engine.removal import check_removal, removal
+from engine.replayed import Replayed, replayed
 from engine.score_errors import positions_of, with_rank_intervals
-from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
 from engine.scores import Scores
+from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
 
 _SATURATED = 0.99
 
@@ -46,6 +47,7 @@ class Ask:
     vector: QueryVector | None = None
     measured: Measured | None = None
     scores: Scores | None = None
+    replayed: Replayed | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -247,6 +249,9 @@ def _every_score(index: OpenIndex, ask: Ask) -> np.ndarray:
         return ask.method.scores(index.corpus, RowQuery(question.text, seed)).astype(np.float32)
     if isinstance(ask.method, LossMethod):
         return index.self_scores_NC[:, 0]
+    if isinstance(ask.method, ReplayMethod):
+        (ask.replayed,) = replayed(index.store, index.model, index.dataset, [question], index.between)
+        return ask.replayed.scores_N
     if ask.vector is None:
         ask.vector = _representation(index, question)
     if _is_cosine(ask):
@@ -302,12 +307,12 @@ def _ranked(
             largest=largest,
             allowed_N=scores.rankable(allowed_N),
             weights_NC=_weights(index, ask),
+            positions_M=scores.positions_M,
         )
     if not ask.method.signed:
         return positions, found
     keep = found > 0 if largest else found < 0
     return positions[keep], found[keep]
-            positions_M=scores.positions_M,
 
 
 def allowed_rows(index: OpenIndex, wanted: Filter | None) -> np.ndarray | None:
@@ -375,6 +380,8 @@ def _with_warnings(
             "the gradient of its log-probability is small and scores are less reliable; ask with "
             'measurement: "log_odds" (`whence ask --log-odds`), which does not saturate.'
         )
+    if ask.replayed is not None and (elsewhere := ask.replayed.warning(measured.value)):
+        warnings.append(elsewhere)
     if removed is not None and removed.predicted_change is None:
         warnings.append(
             "The removal's score says in which direction the measurement would move, not how far: scores are in its "

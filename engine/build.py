@@ -35,12 +35,14 @@ from engine.dataset import Dataset
 from engine.draft import draft_manifest, index_info
 from engine.ensemble import record_schedule
 from engine.features import GradientFeatures
+from engine.footprint import fitting_budget, recorded_budget
 from engine.forward_rows import row_passes
-from engine.loaded import LoadedModel, State
 from engine.ivf_build import NO_LISTS, lists_of
+from engine.loaded import LoadedModel, State
 from engine.manifest import block_scale
-from engine.methods import GradientMethod, RepresentationMethod
+from engine.methods import GradientMethod, ReplayMethod, RepresentationMethod
 from engine.plan import make_plan
+from engine.replayed import save_run
 from engine.representation import save_mean
 from engine.rows import Batch, Batcher, encode_rows
 from engine.store import BASIS_TENSORS, IndexStore
@@ -69,10 +71,10 @@ def build_index(
         build.calibrate()
     with build.timed("sketch"):
         build.write_shards()
-    return build.finish()
-
     with build.timed("lists"):
         build.make_lists()
+    return build.finish()
+
 
 @dataclass
 class _Build:
@@ -89,9 +91,9 @@ class _Build:
     def __post_init__(self) -> None:
         self.plan = make_plan(self.model, len(self.dataset), self.config)
         require_coverage(self.model, self.plan)
-        self.batcher = Batcher(self.model, self.plan.options.token_budget, self.plan.max_batch_rows)
         self.features: list[GradientFeatures] = []
         self.basis: LearnedBasis | None = None
+        self.search = NO_LISTS
         self.writer: ShardWriter | None = None
 
     @contextmanager
@@ -110,7 +112,11 @@ class _Build:
             lambda done: self.checkpoint(Progress(done, len(self.dataset), "rows", "tokenize")),
             alone=getattr(self.plan.method, "alone", False),
         )
-        self.store = IndexStore.open_or_create(self.path, draft_manifest(self.plan, self.model, self.dataset))
+        mean_length = sum(self.rows.lengths) / len(self.rows.rows)
+        budget = recorded_budget(self.path) or fitting_budget(self.model, self.plan, mean_length)
+        self.batcher = Batcher(self.model, budget, self.plan.max_batch_rows)
+        draft = draft_manifest(self.plan, self.model, self.dataset, token_budget=budget)
+        self.store = IndexStore.open_or_create(self.path, draft)
         if not self.store.has_tensors(ROWS_TENSORS):
             self.store.save_tensors(ROWS_TENSORS, {"weights": np.array(self.rows.weights)})
 
@@ -134,6 +140,8 @@ class _Build:
         """Curvature per checkpoint, a learned sketch's basis, each block's scale; all are read back on resume."""
         if isinstance(self.plan.method, RepresentationMethod):
             save_mean(self.model, self.plan.method, self.plan.method_options, self.store, self._mean_batches)
+        if isinstance(self.plan.method, ReplayMethod):
+            save_run(self.store, self.model, self.dataset, self.plan.method_options, self.checkpoint)
         if not isinstance(self.plan.method, GradientMethod):
             return
         with GradientCapture(self.model, self.plan.tracked) as capture:
@@ -151,6 +159,9 @@ class _Build:
                 lengths_N = np.array(self.rows.lengths[start:stop], np.int32)
                 writer.write(number, self._shard(capture, range(start, stop)), lengths_N)
 
+    def make_lists(self) -> None:
+        self.search = lists_of(self.store, self.plan, lambda: self._tick(0, "lists"))
+
     def finish(self) -> IndexInfo:
         manifest = self.store.finish(
             timings_s=self.store.manifest.timings_s | self.timings,
@@ -163,9 +174,6 @@ class _Build:
     # --- how they are done ---
 
     def _fit(self, capture: GradientCapture, number: int) -> GradientFeatures:
-    def make_lists(self) -> None:
-        self.search = lists_of(self.store, self.plan, lambda: self._tick(0, "lists"))
-
         name = f"checkpoint-{number:03d}"
         state = self.states[number]
         metric = get_metric(self.plan.method.metric, self.plan.method_options)  # type: ignore[attr-defined]
@@ -175,6 +183,7 @@ class _Build:
                 lambda: self._calibration_batches(state),
                 metric,
                 LabelDraws(self.plan.options.seed, number, self.rows.keys),
+                between=lambda: self._tick(0, "curvature"),
             )
             self.store.save_tensors(name, statistics_to_arrays(statistics, _statistics_dtype(self.model)))
         if metric.sample != "none" and not self.store.has_tensors(map_name(number)):

@@ -13,7 +13,7 @@ import numpy as np
 from engine import explain
 from engine.diagnostics import percentile
 from engine.explain import QueryVector
-from engine.methods import GradientMethod, Method
+from engine.methods import GradientMethod, Method, ReplayMethod
 from engine.opened import OpenIndex
 from engine.scores import Scores
 from engine.types import Hit
@@ -66,6 +66,7 @@ def _explained(index: OpenIndex, ask: Ask, query: QueryVector, hits: list[Hit]) 
 
 
 def has_self_scores(method: Method) -> bool:
+    return method.self_scores if isinstance(method, GradientMethod) else not isinstance(method, ReplayMethod)
 
 
 def _normalized(index: OpenIndex, query: QueryVector, rows_KD: np.ndarray, positions_K: np.ndarray) -> np.ndarray:

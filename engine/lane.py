@@ -29,7 +29,7 @@ from engine.ensemble import self_influence
 from engine.errors import EngineError, InvalidOption, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
 from engine.gathering import Gathering
-from engine.methods import GradientMethod, RowMethod, get_method
+from engine.methods import GradientMethod, ReplayMethod, RowMethod, get_method
 from engine.methods.specs import method_specs
 from engine.question import generate_only
 from engine.queueing import FairQueue, NoRoom
@@ -113,6 +113,7 @@ class Lane:
         self._closed = False
         self._residents = Residents(self.device, model_bytes)
         self._tally = Tally()
+        self._stepped_aside = False
         # What Retry-After is made of: running mean of what a batch takes, with what the lane did since the one before
         # it while queries waited (a build's own batch, loading a model).
         self._mean_s = 0.5
@@ -288,6 +289,17 @@ class Lane:
             took = ended - max(self._last_batch_ended, min(question.arrived for question in batch))
             self._mean_s, self._last_batch_ended = 0.8 * self._mean_s + 0.2 * took, ended
 
+    def _serve_others(self) -> None:
+        """What waits, between the steps of a question that takes minutes; within that nothing else steps aside."""
+        if self._closed:
+            raise ShuttingDown()
+        if not self._stepped_aside:
+            self._stepped_aside = True
+            try:
+                self._serve_waiting()
+            finally:
+                self._stepped_aside = False
+
     def _next_batch(self) -> list[_Waiting]:
         """Empty only when nothing waits: a query that is withdrawn after it was taken does not end the serving."""
         while True:
@@ -313,6 +325,7 @@ class Lane:
             return
         try:
             index = self._residents.index(batch[0].model, batch[0].key)
+            index.between = self._serve_others
             for slot, answer in attribute_each(index, [(question.query, question.options) for question in batch]):
                 self._tell(waiting.pop(slot), answer, started)
         except BaseException as error:
@@ -369,6 +382,8 @@ def require_self_scores(name: str) -> None:
     method = get_method(name)
     if isinstance(method, RowMethod):
         cause = f"{name} compares a row's text with a query's, so a row has no score on itself."
+    elif isinstance(method, ReplayMethod):
+        cause = f"{name} goes back through the training run for one query at a time: its index holds no self-scores."
     elif isinstance(method, GradientMethod) and not method.self_scores:
         cause = f"{name} solves for one query at a time, so its index holds no row's score on itself."
     else:

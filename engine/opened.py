@@ -5,6 +5,7 @@ Shapes: Q queries, N rows, C checkpoints, D numbers of a row over all checkpoint
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from engine.draft import index_fingerprints
 from engine.ensemble import row_factors
 from engine.errors import FingerprintMismatch
 from engine.features import GradientFeatures
-from engine.lexical import Corpus
 from engine.ivf import Lists, open_lists
+from engine.lexical import Corpus
 from engine.methods import GradientMethod, RepresentationMethod
 from engine.model import LoadedModel
 from engine.plan import Plan, make_plan
@@ -40,11 +41,12 @@ class OpenIndex:
     def __init__(self, model: LoadedModel, dataset: Dataset, path: Path) -> None:
         self.model = model
         self.dataset = dataset
+        self.between: Callable[[], None] = lambda: None  # called between the steps of a question that takes minutes
         self.store = IndexStore.open(path)
         self.plan = plan_of(self.store, model)
         self.store.manifest.require_fingerprints(index_fingerprints(self.plan, model, dataset))
+        self.batcher = Batcher(model, int(self.store.manifest.plan["token_budget"]), self.plan.max_batch_rows)
         self.features = self._gradient_features()
-        self.batcher = Batcher(model, self.plan.options.token_budget, self.plan.max_batch_rows)
         self.capture = GradientCapture(model, self.plan.tracked)  # last: its hooks stay when what follows fails
 
     def __enter__(self) -> OpenIndex:
@@ -91,13 +93,13 @@ class OpenIndex:
         power = 0.0 if self.features and self.features[0].unit_norm else self.power
         return row_factors(self.self_scores_NC.astype(np.float64), power)
 
-    @property
-    def power(self) -> float:
     @cached_property
     def lists(self) -> Lists | None:
         """None where every query reads every row."""
         return open_lists(self.store)
 
+    @property
+    def power(self) -> float:
         """p of the ensemble (engine/ensemble.py)."""
         return getattr(self.plan.method_options, "ensemble_power", 0.0)
 

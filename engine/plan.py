@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.causal.check_requirements import training_of
 from engine.causal.replicas import replica_training
 from engine.config import IndexConfig, IndexOptions, fingerprint
 from engine.curvature import get_metric
 from engine.errors import InvalidOption
 from engine.manifest import row_bytes
-from engine.methods import GradientMethod, Method, RepresentationMethod, RowMethod, all_methods, get_method
+from engine.methods import (
+    GradientMethod,
+    Method,
+    ReplayMethod,
+    RepresentationMethod,
+    RowMethod,
+    all_methods,
+    get_method,
+)
 from engine.model import LoadedModel
 from engine.modules import TrackedModule
 from engine.sketch import Projection
@@ -97,6 +106,8 @@ def make_plan(model: LoadedModel, rows: int, config: IndexConfig) -> Plan:
     """Raises UnknownMethod or InvalidOption (also for a checkpoint label the model does not have)."""
     method = get_method(resolve_method(config.method, model))
     options = config.options
+    if isinstance(method, ReplayMethod):
+        training_of(model.config, rows)
     states = select_checkpoints(model, config) if isinstance(method, GradientMethod) else (len(model.states) - 1,)
     tracked = model.tracked(options.modules) if isinstance(method, GradientMethod) else ()
     epochs = _replica_epochs(model, method, rows, options, len(states))

@@ -11,7 +11,6 @@ import numpy as np
 
 from engine import search
 from engine.errors import InvalidOption, InvalidQuery
-from engine.methods import GradientMethod
 from engine.opened import OpenIndex
 from engine.types import Removal, RemovalSet
 
@@ -57,10 +56,9 @@ def removal(index: OpenIndex, ask: Ask, scores_N: np.ndarray) -> Removal | None:
 
 def _predicted_change(index: OpenIndex, ask: Ask, scores_N: np.ndarray, rows_M: np.ndarray) -> float | None:
     method = ask.method
-    if not isinstance(method, GradientMethod) or not method.in_units_of_f(index.plan.method_options):
+    if not method.in_units_of_f(index.plan.method_options):
         return None
-    assert ask.vector is not None
-    if len(ask.vector.factors_C) > 1:
+    if ask.vector is not None and len(ask.vector.factors_C) > 1:
         query_1D = unscaled(index, ask.vector)[None].astype(np.float32)
         scores_N = search.score_all(index.store, query_1D)[0]
     return -_sum(scores_N, rows_M) / index.store.manifest.rows

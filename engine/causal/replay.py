@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from engine.causal.variant import Variant
 from engine.config import fingerprint
 from engine.durable import write_durably
 from engine.errors import InvalidOption, NonFiniteGradient
+from engine.question import Question
 from engine.types import CheckpointFn, Progress
 
 STATE_BYTES = 1 << 30  # for kept states, where nothing else is said
@@ -50,6 +51,7 @@ STATE_FILE = "replay.safetensors"
 _SAVE_SECONDS = 30.0
 _NORM_ROUNDING = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 _TIMED_STEPS = 3
+_PARTS = ("theta", "first", "second")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Replay:
     """derivative_QN: ∂f_q/∂w_n, in nats; the removal of row n changes f by about its negative.
 
     value_Q: f at the end of the repeated run. steps: of the run. trained_steps: steps trained in all, those that were
-    trained again counted in. seconds: of the whole; training_seconds: of one run of it, forwards.
+    trained again counted in. seconds: of the whole; training_seconds: of one run of it, forwards; 0 of a
+    recording that was read.
     """
 
     derivative_QN: np.ndarray
@@ -78,12 +81,33 @@ class ReplayCost:
 
 
 @dataclass
-class _State:
-    """Before a step. All [P], on the model's device."""
+class State:
+    """Before a step, or at the end. All [P], on the model's device."""
 
     theta_P: Tensor
     first_P: Tensor
     second_P: Tensor
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run that was trained again: the states before every `stride`-th step, and at the end."""
+
+    kept: tuple[State, ...]
+    end: State
+    stride: int
+    seconds: float = 0.0
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """theta, first and second [S + 1, P], the end last; stride."""
+        parts = {name: torch.stack([getattr(s, f"{name}_P") for s in (*self.kept, self.end)]) for name in _PARTS}
+        return {name: part.cpu().numpy() for name, part in parts.items()} | {"stride": np.array([self.stride])}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], device: torch.device) -> Recording:
+        parts = [torch.from_numpy(arrays[name]).to(device).unbind() for name in _PARTS]
+        *kept, end = (State(*each) for each in zip(*parts, strict=True))
+        return cls(tuple(kept), end, int(arrays["stride"][0]))
 
 
 @dataclass
@@ -101,15 +125,31 @@ def replay(
     *,
     work: Path | None = None,
     state_bytes: int = STATE_BYTES,
+    recording: Recording | None = None,
+    questions: Sequence[Question] | None = None,
 ) -> Replay:
-    """Train `study`'s own run again and take every query's f back through it.
+    """Train `study`'s own run again, or take its `recording`, and take every query's f back through it.
+
+    questions: the study's queries where they are tokens already.
 
     work: where an interrupted pass is kept (replay.safetensors) and gone on with. on_progress hears of steps, forwards
     and back, and may raise Cancelled.
     Raises what `retrain` raises, InvalidOption where the states do not fit `state_bytes`, NonFiniteGradient where the
     run or its derivative is not finite.
     """
-    return _Replayer(study, state_bytes).run(on_progress or (lambda _progress: None), work)
+    replayer = _Replayer(study, state_bytes)
+    if questions is not None:
+        replayer.trainer.questions = list(questions)
+    return replayer.run(on_progress or (lambda _progress: None), work, recording)
+
+
+def record(study: Study, on_progress: CheckpointFn | None = None, *, state_bytes: int = STATE_BYTES) -> Recording:
+    """Train `study`'s own run again and keep its states. Raises what `replay` raises."""
+    replayer = _Replayer(study, state_bytes)
+    recording = replayer.record(on_progress or (lambda _progress: None), replayer.loop.total)
+    if not recording.end.theta_P.isfinite().all():
+        raise NonFiniteGradient("The repeated training diverged: its weights are not finite.")
+    return recording
 
 
 def estimate_replay(study: Study, *, state_bytes: int = STATE_BYTES) -> ReplayCost:
@@ -158,10 +198,12 @@ class _Replayer:
 
     # --- the run ---
 
-    def run(self, on_progress: CheckpointFn, work: Path | None) -> Replay:
+    def run(self, on_progress: CheckpointFn, work: Path | None, recording: Recording | None) -> Replay:
         started = time.perf_counter()
-        total = 2 * self.loop.total
-        kept, training_seconds = self._train(on_progress, total)
+        total = (1 if recording else 2) * self.loop.total
+        run = recording or self.record(on_progress, total)
+        self.stride = run.stride
+        self._restore(run.end, self.loop.total)
         value_Q = self.trainer.measure()[0]
         if not np.isfinite(value_Q).all():
             raise NonFiniteGradient("The repeated training diverged: f is not finite.")
@@ -170,7 +212,7 @@ class _Replayer:
         for start in range((self.loop.total - 1) // self.stride * self.stride, -1, -self.stride):
             if start >= done:
                 continue
-            states = self._stretch(kept[start // self.stride], start, min(start + self.stride, done))
+            states = self._stretch(run.kept[start // self.stride], start, min(start + self.stride, done))
             for number in reversed(range(start, start + len(states))):
                 self._back(number, states.pop(), adjoint, derivative_QN)
                 on_progress(Progress(total - number, total, "steps", "replay"))
@@ -183,24 +225,23 @@ class _Replayer:
             )
         seconds = time.perf_counter() - started
         found_QN = derivative_QN.double().cpu().numpy()
-        return Replay(found_QN, value_Q, self.loop.total, self.trained, seconds, training_seconds)
+        return Replay(found_QN, value_Q, self.loop.total, self.trained, seconds, run.seconds)
 
-    def _train(self, on_progress: CheckpointFn, total: int) -> tuple[list[_State], float]:
-        """(the states before every `stride`-th step, seconds); the weights are then those of the end."""
+    def record(self, on_progress: CheckpointFn, total: int) -> Recording:
         started = time.perf_counter()
-        kept: list[_State] = []
+        kept: list[State] = []
         for number in range(self.loop.total):
             if number % self.stride == 0:
                 kept.append(self._state())
             self._step(number)
             on_progress(Progress(number + 1, total, "steps", "train again"))
-        return kept, time.perf_counter() - started
+        return Recording(tuple(kept), self._state(), self.stride, time.perf_counter() - started)
 
     def _step(self, number: int) -> None:
         self.loop.step(number)
         self.trained += 1
 
-    def _stretch(self, first: _State, start: int, stop: int) -> list[_State]:
+    def _stretch(self, first: State, start: int, stop: int) -> list[State]:
         """The states before the steps [start, stop)."""
         states = [first]
         if stop - start > 1:
@@ -211,15 +252,15 @@ class _Replayer:
         return states
 
     @torch.no_grad()
-    def _state(self) -> _State:
+    def _state(self) -> State:
         theta_KP = self.stack.theta_KP
         state = self.loop.optimizer.state.get(theta_KP)
         if not state:
-            return _State(theta_KP[0].clone(), torch.zeros_like(theta_KP[0]), torch.zeros_like(theta_KP[0]))
-        return _State(theta_KP[0].clone(), state["exp_avg"][0].clone(), state["exp_avg_sq"][0].clone())
+            return State(theta_KP[0].clone(), torch.zeros_like(theta_KP[0]), torch.zeros_like(theta_KP[0]))
+        return State(theta_KP[0].clone(), state["exp_avg"][0].clone(), state["exp_avg_sq"][0].clone())
 
     @torch.no_grad()
-    def _restore(self, state: _State, number: int) -> None:
+    def _restore(self, state: State, number: int) -> None:
         theta_KP = self.stack.theta_KP
         theta_KP[0].copy_(state.theta_P)
         self.loop.optimizer.state[theta_KP] = {
@@ -253,7 +294,7 @@ class _Replayer:
             slope_P += torch.autograd.grad(value, theta_KP)[0][0]
         return slope_P
 
-    def _back(self, number: int, state: _State, adjoint: _Adjoint, derivative_QN: Tensor) -> None:
+    def _back(self, number: int, state: State, adjoint: _Adjoint, derivative_QN: Tensor) -> None:
         """The adjoint after step `number` becomes the one before it, in place; rows of the step get their share."""
         with torch.no_grad():
             self.stack.theta_KP[0].copy_(state.theta_P)
@@ -350,7 +391,7 @@ def _twice_differentiable() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _through_adamw(loop: TrainingLoop, number: int, state: _State, grad_P: Tensor, adjoint: _Adjoint) -> Tensor:
+def _through_adamw(loop: TrainingLoop, number: int, state: State, grad_P: Tensor, adjoint: _Adjoint) -> Tensor:
     """[Q, P]: the adjoint of g. `adjoint`, of after the step, becomes that of before it but for what goes through g."""
     training = loop.training
     rate = learning_rate(number, loop.total, training)

@@ -5,14 +5,25 @@ from engine.methods import fisher, datainf, logra, trak  # noqa: F401
 from engine.methods import rept, loss  # noqa: F401
 from engine.methods import tracin, less, trackstar  # noqa: F401
 from engine.methods import lissa, astra, source  # noqa: F401
+from engine.methods import replay  # noqa: F401
 from engine.methods.base import (
     GradientMethod,
     LossMethod,
     Method,
+    ReplayMethod,
     RepresentationMethod,
     RowMethod,
     all_methods,
     get_method,
 )
 
-__all__ = ["GradientMethod", "LossMethod", "Method", "RepresentationMethod", "RowMethod", "all_methods", "get_method"]
+__all__ = [
+    "GradientMethod",
+    "LossMethod",
+    "Method",
+    "ReplayMethod",
+    "RepresentationMethod",
+    "RowMethod",
+    "all_methods",
+    "get_method",
+]

@@ -1,7 +1,8 @@
 """What a method is: a declaration. The mathematics it names lives in `engine/curvature` and the pipeline.
 
-A method file declares one of four kinds and registers it:
+A method file declares one of five kinds and registers it:
     GradientMethod        inner products of (whitened) gradients; names its metric
+    ReplayMethod          derivatives through the training run, taken anew for every query
     RepresentationMethod  cosines of hidden states
     LossMethod            each row's own loss, whatever the query
     RowMethod             scores computed from the rows' text alone; every index serves these as controls
@@ -75,6 +76,10 @@ class Method:
             source=self.source,
         )
 
+    def in_units_of_f(self, options: Any) -> bool:
+        """Whether −score/N predicts how f changes when the row is taken out (DESIGN §2.2)."""
+        return False
+
     def parse(self, options: dict[str, Any]) -> Any:
         """The options as a dataclass; an unknown name or a bad value raises InvalidOption."""
         known = [field.name for field in dataclasses.fields(self.options)]
@@ -102,21 +107,21 @@ class GradientMethod(Method):
     damage: the row's weight is multiplied by 1 − its mean target probability (TRAK's Q).
     alone: a row's loss is the mean over its own targets, as in a batch of its own (LESS), whatever the recipe says.
     self_scores: the build knows each row's score on itself; without them there are no cosines and no self-influence.
+    alike: a query's vector is made as a row's is, so that rows can stand for queries (engine/ivf_build.py).
     """
 
     metric: str = "identity"
     unit_norm: bool = False
     combine: Literal["scaled", "learning_rate", "sum"] = "scaled"
-    alike: a query's vector is made as a row's is, so that rows can stand for queries (engine/ivf_build.py).
     odds: bool = False
     damage: bool = False
     alone: bool = False
     self_scores: bool = True
+    alike: bool = True
 
     def in_units_of_f(self, options: Any) -> bool:
         """Of one checkpoint: scores in a whole inverse curvature (exponent 1), with no weight of the row's beside it."""
         inverse = self.metric != "identity" and getattr(options, "exponent", 1.0) == 1.0
-    alike: bool = True
         inverse = inverse and getattr(options, "ensemble_power", 0.0) == 0.0
         return inverse and self.additive and self.combine == "scaled" and not (self.odds or self.damage)
 
@@ -128,6 +133,14 @@ class RepresentationMethod(Method):
     signed: bool = False
     additive: bool = False
     parts: int = 1
+
+
+@dataclass(frozen=True)
+class ReplayMethod(Method):
+    """The index keeps the states of the recorded run, and nothing of a row."""
+
+    def in_units_of_f(self, options: Any) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,8 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from engine.answer import attribute
+from engine.build import build_index
 from engine.causal.checks import CheckConfig, RankedRow
 from engine.causal.recipe import load_recipe
 from engine.causal.replay import STATE_FILE, _Replayer, estimate_replay, replay
@@ -19,10 +20,12 @@ from engine.causal.replay_check import estimate_replay_check, run_replay
 from engine.causal.retrain import Study, Variant
 from engine.causal.retrainer import Retrainer
 from engine.causal.train import train_lora
-from engine.config import Lora, ModelConfig, Training
-from engine.dataset import example_to_row, open_dataset, store_dataset
+from engine.config import IndexConfig, Lora, ModelConfig, Training
+from engine.dataset import Dataset
 from engine.errors import Cancelled, InvalidOption
-from engine.types import Example, Progress, Query
+from engine.model import load_model
+from engine.opened import OpenIndex
+from engine.types import AskOptions, Attribution, Example, Progress, Query, RemovalSet
 from tests import factories
 
 ROWS = tuple(Example(row["id"], row["prompt"], row["completion"]) for row in factories.sentences(9, longest=4))
@@ -142,9 +145,7 @@ def test_float32_has_the_same_ranking(study: Study) -> None:
 
 def test_the_check_puts_the_derivative_beside_the_prediction(study: Study, tmp_path: Path) -> None:
     run = train_lora(study.base, ROWS, tmp_path / "run", study.training, dtype="float64")
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(example_to_row(row)) + "\n" for row in ROWS))
-    stored = store_dataset(tmp_path / "rows.jsonl", format="jsonl", root=tmp_path / "datasets")
-    dataset = open_dataset(tmp_path / "datasets" / stored.sha256)
+    dataset = factories.dataset(tmp_path / "data", factories.sentences(9, longest=4))
     checkpoints = tuple(str(path) for path in run.checkpoints)
     model = ModelConfig(str(study.base), checkpoints=checkpoints, recipe=load_recipe(run.recipe), dtype="float64")
     ranked = [RankedRow("ex-4", 1.8, in_nats=True), RankedRow("ex-1", 0.9)]
@@ -160,3 +161,50 @@ def test_the_check_puts_the_derivative_beside_the_prediction(study: Study, tmp_p
     assert (
         estimate_replay_check(*asked).memory_bytes == estimate_replay(replace(study, queries=QUERIES[:1])).memory_bytes
     )
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Dataset]:
+    root = tmp_path_factory.mktemp("replayed")
+    base = factories.save_base(root / "base", factories.llama())
+    run = train_lora(base, ROWS, root / "run", RECIPES["clipped on some steps"], dtype="float64")
+    checkpoints = tuple(str(path) for path in run.checkpoints)
+    model = ModelConfig(str(base), checkpoints=checkpoints, recipe=load_recipe(run.recipe), dtype="float64")
+    return model, factories.dataset(root / "data", factories.sentences(9, longest=4))
+
+
+def test_an_index_of_its_own_answers_with_the_derivatives(tuned: tuple[ModelConfig, Dataset], tmp_path: Path) -> None:
+    model, dataset = tuned
+    loaded = load_model(model)
+    build_index(loaded, dataset, IndexConfig("replay"), tmp_path / "index", lambda _progress: None)
+    assert (tmp_path / "index" / "curvature" / "run.safetensors").exists()
+    assert model.recipe is not None
+    assert model.recipe.training is not None
+    study = Study(Path(model.base), tuple(dataset), model.recipe.training, QUERIES[:1], dtype="float64")
+    exact_N = 9 * replay(study).derivative_QN[0]
+    between: list[int] = []
+    with OpenIndex(loaded, dataset, tmp_path / "index") as index:
+        index.between = lambda: between.append(1)
+        removed = RemovalSet(ids=(dataset[2].id, dataset[5].id))
+        (answer,) = attribute(index, [(QUERIES[0], AskOptions(top_k=9, removal=removed))])
+        assert isinstance(answer, Attribution)
+        assert len(between) == 9  # once a step: others are served there
+        scored = {hit.position: hit.score for hit in (*answer.proponents, *answer.opponents)}
+        np.testing.assert_allclose([scored[n] for n in range(9)], exact_N, rtol=1e-6)
+        assert answer.additive
+        assert answer.removal is not None
+        assert answer.removal.predicted_change == pytest.approx(-(exact_N[2] + exact_N[5]) / 9, rel=1e-6)
+        assert not [w for w in answer.diagnostics.warnings if "ends elsewhere" in w]
+        (refused,) = attribute(index, [(QUERIES[0], AskOptions(normalize="cosine"))])
+        assert isinstance(refused, InvalidOption)
+
+
+def test_a_run_that_ends_elsewhere_is_told_of(tuned: tuple[ModelConfig, Dataset], tmp_path: Path) -> None:
+    model, dataset = tuned
+    early = replace(model, checkpoints=model.checkpoints[:1])  # not what the recipe's last epoch gave
+    loaded = load_model(early)
+    build_index(loaded, dataset, IndexConfig("replay"), tmp_path / "index", lambda _progress: None)
+    with OpenIndex(loaded, dataset, tmp_path / "index") as index:
+        (answer,) = attribute(index, [(QUERIES[0], AskOptions())])
+    assert isinstance(answer, Attribution)
+    assert [w for w in answer.diagnostics.warnings if "ends elsewhere" in w]
