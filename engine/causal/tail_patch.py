@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from engine.causal.check_intervals import check_finite, interval_of_mean
 from engine.causal.check_requirements import positions_of, training_of
@@ -28,6 +27,7 @@ from engine.causal.variant import Variant
 from engine.config import ModelConfig, Training, fingerprint
 from engine.dataset import Dataset
 from engine.durable import alone_in
+from engine.evaluate.correlation import spearman
 from engine.types import CheckpointFn, Progress, Query
 
 WIDTH = 64  # adapters of a chunk, at most
@@ -219,13 +219,12 @@ def _details(patches: _Patches, named: Sequence[RankedRow], hit_H: np.ndarray, r
     difference_H = hit_H - random_HD.mean(axis=1)  # paired: each hit with the rows beside it
     low, high = interval_of_mean(difference_H)
     scores = [row.score for row in named]
-    ordered = len(set(scores)) > 1 and len(np.unique(hit_H)) > 1
-    correlation: Any = stats.spearmanr(scores, hit_H)[0] if ordered else None
+    correlation = float(spearman(np.array([scores]), hit_H[None])[0])
     return {
         "learning_rate": patches.recipe.learning_rate,
         "step": patches.tuned.step + 1,
         "draws": patches.config.draws,
         "difference": {"value": float(difference_H.mean()), "low": low, "high": high},
         "win_share": float((difference_H > 0).mean()),
-        "rank_correlation": None if correlation is None else float(correlation),
+        "rank_correlation": correlation if np.isfinite(correlation) else None,
     }
