@@ -9,6 +9,7 @@ from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow
 from engine.causal.recipe import FoundRecipe
 from engine.config import IndexConfig, ModelConfig
 from engine.errors import EngineUnavailable
@@ -42,7 +43,7 @@ class EngineClient(Protocol):
     submit_attribution raises QueueFull at once when the bounded queue has no place; `group`: who shares that queue
     with the others (a tenant). submit_generation stands in the same queue; it gives the text that asking with the same
     `generate` explains.
-    evaluate goes on with what an earlier attempt left in `work_dir`.
+    evaluate and check go on with what an earlier attempt left in `work_dir`.
     check_index opens every file of a finished index that came from elsewhere; raises CorruptIndex and its kin.
     """
 
@@ -100,6 +101,29 @@ class EngineClient(Protocol):
         config: EvaluationConfig,
         work_dir: Path,
     ) -> EvaluationCost: ...
+
+    def check(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        query: Query,
+        ranked: Sequence[RankedRow],
+        config: CheckConfig,
+        work_dir: Path,
+        checkpoint: CheckpointFn,
+    ) -> CheckResult: ...
+
+    def estimate_check(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        query: Query,
+        ranked: Sequence[RankedRow],
+        config: CheckConfig,
+        work_dir: Path,
+    ) -> CheckCost: ...
 
     def status(self) -> dict[str, Any]: ...
 
@@ -204,6 +228,37 @@ class LocalEngine:
         dataset = _dataset(dataset_dir)
         return evaluation.estimate_evaluation(model, dataset, index_dir, queries, config, work_dir, device=device)
 
+    def check(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        query: Query,
+        ranked: Sequence[RankedRow],
+        config: CheckConfig,
+        work_dir: Path,
+        checkpoint: CheckpointFn,
+    ) -> CheckResult:
+        """In the caller's thread, with a model of its own: the lane's weights stay as they are, and so do its
+        answers meanwhile."""
+        checking, device = _checking(), self._started().device
+        dataset = _dataset(dataset_dir)
+        return checking.run_check(model, dataset, index_dir, query, ranked, config, work_dir, checkpoint, device=device)
+
+    def estimate_check(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        query: Query,
+        ranked: Sequence[RankedRow],
+        config: CheckConfig,
+        work_dir: Path,
+    ) -> CheckCost:
+        checking, device = _checking(), self._started().device
+        dataset = _dataset(dataset_dir)
+        return checking.estimate_check(model, dataset, index_dir, query, ranked, config, work_dir, device=device)
+
     def status(self) -> dict[str, Any]:
         """Never starts the lane: asking how things stand costs nothing."""
         if self._lane is not None:
@@ -249,6 +304,14 @@ def _evaluation() -> ModuleType:
     except ImportError as error:
         raise _not_installed(error) from error
     return evaluation
+
+
+def _checking() -> ModuleType:
+    try:
+        from engine.causal import checking
+    except ImportError as error:
+        raise _not_installed(error) from error
+    return checking
 
 
 def _not_installed(error: ImportError) -> EngineUnavailable:

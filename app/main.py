@@ -15,6 +15,7 @@ from app.audit_log.endpoints import router as audit_log
 from app.audit_log.recording import AuditRecording
 from app.auth import Authentication
 from app.batches.endpoints import router as batches
+from app.checks.endpoints import router as checks
 from app.dashboard.routes import router as dashboard
 from app.database import Database
 from app.datasets.endpoints import router as datasets
@@ -45,7 +46,7 @@ DESCRIPTION = "Which training examples caused this output of a fine-tuned langua
 # once more at the first request.
 # batches before attributions: /v1/attributions/batches is no attribution's id
 _ROUTERS = (
-    *(models, datasets, indexes, aliases, evaluations, batches, attributions, methods, jobs, keys, audit_log),
+    *(models, datasets, indexes, aliases, evaluations, batches, attributions, checks, methods, jobs, keys, audit_log),
     *(operations.router, dashboard),
 )
 

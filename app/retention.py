@@ -1,7 +1,8 @@
 """`WHENCE_KEEP_DAYS`: what has ended and is older is deleted in the background, a little at a time.
 
-Stored answers, ended jobs with their events, batches with their files. Never what runs, and never what others are made
-of: models, datasets, indexes and evaluations stay until somebody deletes them.
+Stored answers and what was checked of them, ended jobs with their events, batches with their files. Never what runs,
+and never what others are made of: models, datasets, indexes and evaluations stay until somebody deletes them, and so
+does a check whose files a model is read from.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from app.database import Database
 from app.jobs.contract import ENDED
 from app.settings import Settings
 from app.storage import remove_directory
-from app.tables import AttributionRow, BatchRow, JobRow, utc_now
+from app.tables import AttributionRow, BatchRow, CheckRow, JobRow, ModelRow, utc_now
 
 log = structlog.get_logger("whence.retention")
 
@@ -28,7 +29,7 @@ ROWS_AT_ONCE = 200  # so that nobody waits long for SQLite's one writer
 STOP_SECONDS = 10.0
 _LOCK = 0x57484E4B  # any number all servers of one PostgreSQL agree on
 
-Table = type[AttributionRow] | type[BatchRow] | type[JobRow]
+Table = type[AttributionRow] | type[BatchRow] | type[CheckRow] | type[JobRow]
 
 
 class Retention:
@@ -56,16 +57,18 @@ class Retention:
         if not self.settings.keep_days:
             return {}
         before = self.clock() - timedelta(days=self.settings.keep_days)
-        # Batches first: a job is deleted no sooner than what it worked for.
-        return {table.__tablename__: self._delete_all(table, before) for table in (BatchRow, AttributionRow, JobRow)}
+        # Jobs last: one is deleted no sooner than what it worked for.
+        tables: tuple[Table, ...] = (BatchRow, CheckRow, AttributionRow, JobRow)
+        return {table.__tablename__: self._delete_all(table, before) for table in tables}
 
     def _delete_all(self, table: Table, before: datetime) -> int:
         deleted = 0
         while not self._stopping.is_set() and (gone := self._delete_some(table, before)):
             deleted += len(gone)
-            if table is BatchRow:
-                for batch_id in gone:
-                    remove_directory(self.settings.batches_dir / batch_id)
+            if table in (BatchRow, CheckRow):
+                folder = self.settings.batches_dir if table is BatchRow else self.settings.checks_dir
+                for row_id in gone:
+                    remove_directory(folder / row_id)
         return deleted
 
     def _delete_some(self, table: Table, before: datetime) -> list[str]:
@@ -102,4 +105,8 @@ def _alone(session: Session) -> bool:
 def _old(table: Table, before: datetime) -> ColumnElement[bool]:
     """Ended, and longer ago than that."""
     ended = table.state.in_(ENDED) if table is JobRow else table.state.not_in(("queued", "running"))
-    return and_(ended, func.coalesce(table.finished_at, table.created_at) < before)
+    old = and_(ended, func.coalesce(table.finished_at, table.created_at) < before)
+    if table is not CheckRow:
+        return old
+    read = select(ModelRow.id).where(ModelRow.id == CheckRow.new_model_id).exists()
+    return and_(old, ~read)

@@ -18,7 +18,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=lambda: Path("~/.local/share/whence"),
-        description="Directory of the database, the datasets, the models, the indexes and the evaluations.",
+        description="Directory of the database, the datasets, the models, the indexes, the evaluations and the checks.",
     )
     database_url: str = Field(
         default="", description="SQLAlchemy URL (sqlite or postgresql). Empty: SQLite in `home`/whence.sqlite3."
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         default=2,
         ge=0,
-        description="Job threads of this process; one of them never takes index builds and evaluations. 0: none.",
+        description="Job threads of this process; one of them takes no builds, evaluations and checks. 0: none.",
     )
     poll_seconds: float = Field(default=1.0, gt=0, description="How often an idle worker looks for a job.")
     lease_seconds: float = Field(default=60.0, gt=0, description="After this long a silent worker's job is taken over.")
@@ -184,6 +184,10 @@ class Settings(BaseSettings):
     @property
     def evaluations_dir(self) -> Path:
         return self.home / "evaluations"
+
+    @property
+    def checks_dir(self) -> Path:
+        return self.home / "checks"
 
     @property
     def batches_dir(self) -> Path:

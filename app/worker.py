@@ -30,7 +30,7 @@ from app.telemetry.attempts import WatchedAttempt, watched_attempt
 
 log = structlog.get_logger("whence.worker")
 
-LONG_KINDS = ("index.build", "evaluation.run", "attribution.batch")
+LONG_KINDS = ("index.build", "evaluation.run", "check.run", "attribution.batch")
 STOP_SECONDS = 10.0
 ERROR_SECONDS = 5.0  # a database that is away, or not migrated yet, is not asked in a hurry
 
@@ -74,7 +74,7 @@ class Worker:
 
     def start(self, handlers: Mapping[str, Handler]) -> None:
         """Starts the beat and the job threads. The last of several job threads leaves long kinds alone,
-        so that small jobs never wait for an index build or an evaluation."""
+        so that small jobs never wait for an index build, an evaluation or a check."""
         self.handlers = dict(handlers)
         self._spawn("whence-beat", self._beat)
         count = self.settings.worker_threads

@@ -73,8 +73,7 @@ def list_attributions(
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
 ) -> Response:
     rows, cursor = AttributionsService(session, tenant).page(page, model=model, index=index, since=since, state=state)
-    answers = TrustedAnswers(session, tenant)
-    return JSONResponse({"data": [answers.shown(row) for row in rows], "next_cursor": cursor})
+    return JSONResponse({"data": TrustedAnswers(session, tenant).all_shown(rows), "next_cursor": cursor})
 
 
 @router.get(

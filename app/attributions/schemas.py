@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.bodies import JsonObject, PlainText, Problem, RequestBody
+from engine.causal.checks import CheckKind
 from engine.evaluate.scorecard import VerdictName
 
 State = Literal["running", "succeeded", "failed", "cancelled"]
@@ -112,6 +113,9 @@ class AttributionCreate(RequestBody):
     removal: RemovalBody | None = Field(
         default=None, description="The joint score of these rows: what taking them all out would do."
     )
+    search: Literal["auto", "flat"] = Field(
+        default="auto", description="`flat`: read every row, also of an index with lists for approximate search."
+    )
     metadata: JsonObject | None = Field(default=None, description="Kept and given back; not looked at.")
 
 
@@ -166,9 +170,21 @@ class EffectOut(BaseModel):
     level: float
 
 
+class MeasuredEffectOut(BaseModel):
+    """What a causal check measured of the row, in nats: by training without it (`leave_out`), by one more step on it
+    (`tail_patch`), or as the exact derivative of the run (`replay`). `predicted`: by the ranking that was checked."""
+
+    predicted: float | None
+    measured: float
+    low: float | None
+    high: float | None
+    kind: CheckKind
+    check: str
+
+
 class HitOut(BaseModel):
     """`percentile`: of the score among all rows of the index. `predicted_effect`: from the index's scorecard; null
-    where none holds for this answer.
+    where none holds for this answer. `effect`: by the newest check that measured the row; null where none did.
 
     `rank_low` to `rank_high`: the ranks that the score's error allows; `tied`: more than one. `rank_error`: what was
     counted as error: what another run's checkpoints may change (`checkpoints`), only the rounding of stored numbers
@@ -200,6 +216,7 @@ class HitOut(BaseModel):
     rank_estimated: bool = False
     cluster: int | None = None
     predicted_effect: EffectOut | None = None
+    effect: MeasuredEffectOut | None = None
 
 
 class ClusterOut(BaseModel):
@@ -272,9 +289,34 @@ class ReliabilityOut(BaseModel):
     words: str
 
 
+class DifferenceOut(BaseModel):
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class LeftOutOut(BaseModel):
+    """What training again without the first `rows` did to this very answer, in nats: the mean over `trainings`, the
+    change with its 95 % interval; `random_change`: without as many random rows; `difference`: of the two changes.
+    `words`: all of that, for people."""
+
+    check: str
+    rows: int
+    trainings: int
+    before: float | None
+    after: float | None
+    change: float
+    low: float | None
+    high: float | None
+    random_change: float | None
+    difference: DifferenceOut | None = None
+    words: str
+
+
 class TrustOut(BaseModel):
     """How far this ranking can be trusted for this model, as far as is known today: docs/trust.md. The headline is the
-    verdict for `composition`. `scorecard`: the evaluation it rests on; null: the index was not evaluated."""
+    verdict for `composition`. `scorecard`: the evaluation it rests on; null: the index was not evaluated. `measured`:
+    of this very answer, by its newest leave-out check; the verdict does not depend on it."""
 
     verdict: VerdictName
     reason: str
@@ -283,6 +325,7 @@ class TrustOut(BaseModel):
     scope: TrustScopeOut
     reliability: ReliabilityOut | None
     scorecard: str | None
+    measured: LeftOutOut | None = None
 
 
 class DiagnosticsOut(BaseModel):
@@ -290,7 +333,8 @@ class DiagnosticsOut(BaseModel):
 
     `score_spread`: standard deviation of the scores. `effective_rows`: how many rows of equal weight the scores are
     worth. `query_norm`: length of the query's gradient. `checkpoint_agreement`: mean correlation of the scores that
-    each checkpoint gives alone. `bm25_agreement`: correlation of the scores with BM25's.
+    each checkpoint gives alone. `bm25_agreement`: correlation of the scores with BM25's. `search`: every row was read
+    (`flat`), or those of some lists (`ivf`), which hold `recall_at_10` of the ten best rows, as measured at the build.
     """
 
     positive_share_top_1pct: float | None
@@ -305,6 +349,8 @@ class DiagnosticsOut(BaseModel):
     checkpoint_agreement: float | None = None
     bm25_agreement: float | None = None
     estimated: bool
+    search: Literal["flat", "ivf"] = "flat"
+    recall_at_10: float | None = None
     warnings: list[str]
 
 

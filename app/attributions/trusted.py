@@ -4,14 +4,16 @@ what is known about the index grows with its evaluations."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.attributions.answer import finite, stored_body
+from app.checks.effects import CheckEvidence, left_out, measured_effects
 from app.evaluations.evidence import EvidenceService, Judge
-from app.tables import AttributionRow
+from app.tables import AttributionRow, CheckRow
 from engine.evaluate.trust import trust_of
 from engine.types import Attribution, Diagnostics, Hit, Measurement, Token
 
@@ -23,23 +25,39 @@ class TrustedAnswers:
 
     def __init__(self, session: Session, tenant: str) -> None:
         self.evidence = EvidenceService(session, tenant)
+        self.checks = CheckEvidence(session, tenant)
 
     def shown(self, row: AttributionRow) -> dict[str, Any]:
         """The answer with today's trust, or why there is none yet."""
         body = stored_body(row)
-        if row.result is None:
-            return body
-        return trusted(body, self.evidence.judge_of(row.index_id, row.revision))
+        return body if row.result is None else self.trusted(body)
+
+    def all_shown(self, rows: Sequence[AttributionRow]) -> list[dict[str, Any]]:
+        """Each of them, what was measured of them in one read."""
+        self.checks.look_up([row.id for row in rows])
+        return [self.shown(row) for row in rows]
+
+    def trusted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Of an answer as it is stored."""
+        judge = self.evidence.judge_of(body["index"], body["revision"])
+        return trusted(body, judge, self.checks.of(body["id"]))
 
 
-def trusted(body: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
-    """`body` with its trust, and with what leaving each hit out would do. It is not changed itself."""
+def trusted(body: dict[str, Any], judge: Judge | None, checks: Sequence[CheckRow] = ()) -> dict[str, Any]:
+    """`body` with its trust, and with what leaving each hit out would do, and did where that was measured. It is not
+    changed itself. checks: of this answer, newest first."""
     scorecard = None if judge is None else judge.scorecard
     found = trust_of(scorecard, attribution_of(body), remedy_command=f"whence evaluate {body['index']}")
     trust = finite(found.to_json())
     effects: dict[str, dict[str, Any]] = trust.pop("effects") or {}
-    hits = {side: [hit | {"predicted_effect": _effect(hit, effects)} for hit in body[side]] for side in SIDES}
-    return body | hits | {"trust": trust | {"scorecard": judge and judge.evaluation_id}}
+    measured = measured_effects(checks)
+    hits = {side: [hit | _known_of(hit, effects, measured) for hit in body[side]] for side in SIDES}
+    of_this_answer = left_out(checks, body["measurement"]["kind"])
+    return body | hits | {"trust": trust | {"scorecard": judge and judge.evaluation_id, "measured": of_this_answer}}
+
+
+def _known_of(hit: dict[str, Any], predicted: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    return {"predicted_effect": _effect(hit, predicted), "effect": measured.get(hit["example_id"])}
 
 
 def _effect(hit: dict[str, Any], effects: dict[str, dict[str, Any]]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.audit_log.service import AuditLog
 from app.database import Database
-from app.keys.scopes import READING_POSTS, SAFE_METHODS
+from app.keys.scopes import SAFE_METHODS, only_computes
 from app.principal import Principal
 from app.telemetry.logs import shown_path
 
@@ -31,7 +31,7 @@ class AuditRecording:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         changes = scope["type"] == "http" and scope["method"] not in SAFE_METHODS
-        if not changes or scope["path"] in READING_POSTS or "principal" not in scope["state"]:
+        if not changes or only_computes(scope["path"]) or "principal" not in scope["state"]:
             await self.app(scope, receive, send)
             return
         answer = _Answer(self.database, scope, send)

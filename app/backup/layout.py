@@ -2,7 +2,7 @@
 
 backup.json                what it holds: the size and blake2b-256 of every other file; carries its own checksum
 database/<table>.jsonl     the rows (dump.py)
-datasets/ indexes/ evaluations/ batches/ uploads/    as they lie in WHENCE_HOME
+datasets/ indexes/ evaluations/ checks/ batches/ uploads/    as they lie in WHENCE_HOME
 secret                     what the digests of API keys are made with; absent where WHENCE_SECRET is set
 """
 
@@ -21,7 +21,7 @@ from engine.integrity import sealed, unsealed
 
 MANIFEST = "backup.json"
 DATABASE, SECRET = "database", "secret"
-FOLDERS = ("datasets", "indexes", "evaluations", "batches", "uploads")
+FOLDERS = ("datasets", "indexes", "evaluations", "checks", "batches", "uploads")
 VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 30
 

@@ -11,8 +11,8 @@ no deletion but a fault of the store: that is told, and the rest is backed up.
 
 An upload that waits for its job is a file like that, too: it was acknowledged, and its row says so until the rows are
 stored. The results of a batch only grow: a copy of them is good for the state that its row had in the dump before it,
-so it is made anew when that state has changed. Unfinished builds and evaluations are not copied: their jobs begin
-again after a restore.
+so it is made anew when that state has changed. Unfinished builds, evaluations and checks are not copied: their
+jobs begin again after a restore.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from app.schema import current_revision, head_revision
 from app.secret import FILE as SECRET_FILE
 from app.settings import Settings
 from app.storage import full_disk_is_named
-from app.tables import BatchRow, DatasetRow, EvaluationRow, IndexRow, JobRow, ModelRow, utc_now
+from app.tables import BatchRow, CheckRow, DatasetRow, EvaluationRow, IndexRow, JobRow, ModelRow, utc_now
 from engine.dataset import ROWS_FILE
 from engine.durable import alone_in, checksum_of, sync_directory
 from engine.errors import EngineError
@@ -127,7 +127,7 @@ class _Copy:
                     counts[table.name] = write_table(connection, table, sink)
                     sink.flush()
                     os.fsync(sink.fileno())
-            return counts, dict(self._owned(connection)), _model_paths(connection)
+            return counts, dict(self._owned(connection)), _model_paths(connection, self.settings)
 
     def _owned(self, connection: Connection) -> Iterator[tuple[str, _Owned]]:
         for sha256 in connection.scalars(select(DatasetRow.sha256).where(DatasetRow.state == "ready").distinct()):
@@ -136,6 +136,8 @@ class _Copy:
             yield f"indexes/{index_id}", _Owned(MANIFEST_FILE)
         for evaluation_id in connection.scalars(select(EvaluationRow.id).where(EvaluationRow.state == "ready")):
             yield f"evaluations/{evaluation_id}", _Owned()
+        for check_id in connection.scalars(select(CheckRow.id).where(CheckRow.state == "ready")):
+            yield f"checks/{check_id}", _Owned()
         for batch_id, state in connection.execute(select(BatchRow.id, BatchRow.state)):
             yield f"batches/{batch_id}", _Owned("input.jsonl", state)
         waiting = select(DatasetRow.id, DatasetRow.state, JobRow.payload).join(JobRow, JobRow.id == DatasetRow.job_id)
@@ -206,12 +208,13 @@ class _Copy:
         return Copied(bytes=path.stat().st_size, checksum=checksum_of(path))
 
 
-def _model_paths(connection: Connection) -> list[str]:
+def _model_paths(connection: Connection, settings: Settings) -> list[str]:
+    """What the backup does not hold: an adapter that a check made lies among the check's files."""
     rows = connection.execute(select(ModelRow.base, ModelRow.adapter, ModelRow.checkpoints, ModelRow.tokenizer))
     found = {
         path for base, adapter, checkpoints, tokenizer in rows for path in (base, adapter, tokenizer, *checkpoints)
     }
-    return sorted(path for path in found if path)
+    return sorted(path for path in found if path and not Path(path).is_relative_to(settings.checks_dir.resolve()))
 
 
 def backup(settings: Settings, database: Database, destination: Path, advance: Advance) -> Made:

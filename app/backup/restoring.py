@@ -175,13 +175,19 @@ def _fill(url: str, settings: Settings, manifest: Manifest, scratch: Path) -> No
 
 
 def _moved(manifest: Manifest, settings: Settings) -> Callable[[str, dict[str, Any]], None]:
-    """Jobs that wait to read an upload are told where it lies now."""
-    before, after = f"{manifest.home}/uploads/", f"{settings.uploads_dir}/"
+    """Jobs that wait to read an upload, and models whose adapter a check made, are told where it lies now."""
+
+    def moved(path: Any, before: Path, after: Path) -> str | None:
+        inside = isinstance(path, str) and Path(path).is_relative_to(before)
+        return str(after / Path(path).relative_to(before)) if inside else None
+
+    uploads, checks = Path(manifest.home) / "uploads", Path(manifest.home).resolve() / "checks"
 
     def change(table: str, row: dict[str, Any]) -> None:
-        path = (row.get("payload") or {}).get("path") if table == "jobs" else None
-        if isinstance(path, str) and path.startswith(before):
-            row["payload"] = row["payload"] | {"path": after + path.removeprefix(before)}
+        if table == "jobs" and (path := moved((row.get("payload") or {}).get("path"), uploads, settings.uploads_dir)):
+            row["payload"] = row["payload"] | {"path": path}
+        if table == "models" and (path := moved(row.get("adapter"), checks, settings.checks_dir.resolve())):
+            row["adapter"] = path
 
     return change
 

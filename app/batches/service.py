@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.attributions.asking import check_top_k
-from app.attributions.trusted import trusted
+from app.attributions.trusted import TrustedAnswers
 from app.batches.files import BatchFiles
 from app.batches.repository import BatchesRepository
 from app.batches.running import BATCH, follow_batch, run_batch
@@ -18,7 +18,6 @@ from app.batches.schemas import BatchDefaults, BatchOut
 from app.batches.uploads import BatchUpload
 from app.dependencies import Services
 from app.errors import FilesDamaged, InUse, NotReady
-from app.evaluations.evidence import EvidenceService
 from app.indexes.service import IndexesService
 from app.jobs.service import JobsService
 from app.pagination import PageRequest
@@ -142,17 +141,17 @@ def _as_many(results: Iterator[dict[str, Any]], row: BatchRow) -> Iterator[dict[
 def _shown(services: Services, tenant: str, results: Sequence[dict[str, Any]]) -> bytes:
     """With today's trust: what is stored is what the index said."""
     with services.database.read() as session:
-        evidence = EvidenceService(session, tenant)
-        return b"".join(_line(result, evidence) for result in results)
+        answers = TrustedAnswers(session, tenant)
+        answers.checks.look_up([result["body"]["id"] for result in results if result.get("body")])
+        return b"".join(_line(result, answers) for result in results)
 
 
-def _line(result: dict[str, Any], evidence: EvidenceService) -> bytes:
+def _line(result: dict[str, Any], answers: TrustedAnswers) -> bytes:
     shown = {name: result[name] for name in ("line", "custom_id", "status")}
     body = result.get("body")
     if body is None:
         return json.dumps(shown | {"problem": result["problem"]}).encode() + b"\n"
-    answer = trusted(body, evidence.judge_of(body["index"], body["revision"]))
-    return json.dumps(shown | {"body": answer}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(shown | {"body": answers.trusted(body)}, ensure_ascii=False).encode() + b"\n"
 
 
 def shown_batch(row: BatchRow) -> BatchOut:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import select
@@ -16,12 +17,13 @@ from app.batches.files import INPUT, BatchFiles
 from app.doctor import repairs
 from app.doctor.findings import Finding, Store
 from app.errors import FilesDamaged
-from app.tables import BatchRow, DatasetRow, EvaluationRow, IndexRow
+from app.tables import BatchRow, CheckRow, DatasetRow, EvaluationRow, IndexRow, ModelRow
 from engine.evaluate.integrity import evaluation_damage
 from engine.integrity import Damage, index_damage
 
 READY = "ready"
-Row = TypeVar("Row", DatasetRow, IndexRow, EvaluationRow, BatchRow)
+ADAPTER_FILE = "adapter_model.safetensors"
+Row = TypeVar("Row", DatasetRow, IndexRow, EvaluationRow, CheckRow, BatchRow)
 
 
 def check_datasets(store: Store) -> Iterator[Finding]:
@@ -87,6 +89,38 @@ def _of_evaluation(row: EvaluationRow, bad: Damage) -> Finding:
     return Finding("evaluation-damaged", row.id, what, remedy, repair)
 
 
+def check_checks(store: Store) -> Iterator[Finding]:
+    """The result lies in the database; the files are retrainings that a further check goes on from, and the adapter of
+    a model that unlearning made, which nothing makes again by itself."""
+    rows = [row for row in _rows(store, CheckRow) if row.state == READY]
+    with store.progress("checks", len(rows), "checks") as advance:
+        for row in rows:
+            damage = _check_damage(store, row)
+            if damage and _still_ready(store, row):
+                yield from (_of_check(row, bad) for bad in damage)
+            advance(1)
+
+
+def _check_damage(store: Store, row: CheckRow) -> list[Damage]:
+    directory = store.settings.checks_dir / row.id
+    found = evaluation_damage(directory) if directory.is_dir() else [Damage("", "It is missing.")]
+    with store.database.read() as session:
+        model = session.get(ModelRow, row.new_model_id) if row.new_model_id else None
+    if model is not None and model.adapter and not (Path(model.adapter) / ADAPTER_FILE).is_file():
+        found.append(Damage(ADAPTER_FILE, f"The adapter of model {model.id} is missing."))
+    return found
+
+
+def _of_check(row: CheckRow, bad: Damage) -> Finding:
+    what = f"checks/{row.id}/{bad.file}: {bad.reason}"
+    if bad.file == ADAPTER_FILE:
+        remedy = "Restore that directory from a backup; or delete the model and the check, and check again."
+        return Finding("check-damaged", row.id, what, remedy)
+    remedy = "Restore it from a backup; or --repair: what is damaged is removed, and the result stays."
+    repair = partial(repairs.drop_from_check, check_id=row.id, file=bad.file)
+    return Finding("check-damaged", row.id, what, remedy, repair)
+
+
 def check_batches(store: Store) -> Iterator[Finding]:
     """They carry no checksums: the file has to have its questions, and the results one whole line for each."""
     for row in _rows(store, BatchRow):
@@ -130,6 +164,6 @@ def _rows(store: Store, table: type[Row]) -> list[Row]:
         return list(session.scalars(select(table).order_by(table.id)))
 
 
-def _still_ready(store: Store, row: DatasetRow | IndexRow | EvaluationRow | BatchRow) -> bool:
+def _still_ready(store: Store, row: DatasetRow | IndexRow | EvaluationRow | CheckRow | BatchRow) -> bool:
     with store.database.read() as session:
         return getattr(session.get(type(row), row.id), "state", None) == READY

@@ -19,7 +19,7 @@ from app.doctor import repairs
 from app.doctor.findings import Finding, Store
 from app.settings import Settings
 from app.storage import LEFTOVER_PREFIXES, is_leftover
-from app.tables import BatchRow, DatasetRow, EvaluationRow, IndexRow
+from app.tables import BatchRow, CheckRow, DatasetRow, EvaluationRow, IndexRow
 from engine.durable import PARTIAL_SUFFIX
 from engine.errors import EngineError
 from engine.integrity import INDEX_FILE, unrecorded_files
@@ -55,6 +55,7 @@ SHELVES = (
     Shelf("dataset", "datasets", re.compile("[0-9a-f]{64}"), DatasetRow, DatasetRow.sha256),
     Shelf("index", "indexes", _id("idx"), IndexRow, IndexRow.id),
     Shelf("evaluation", "evaluations", _id("evl"), EvaluationRow, EvaluationRow.id),
+    Shelf("check", "checks", _id("chk"), CheckRow, CheckRow.id),
     Shelf("batch", "batches", _id("bat"), BatchRow, BatchRow.id),
     # an upload is needed until its rows are stored
     Shelf("upload", "uploads", _id("ds"), DatasetRow, DatasetRow.id, (DatasetRow.state != "ready",)),

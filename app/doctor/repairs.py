@@ -98,6 +98,16 @@ def drop_from_evaluation(store: Store, *, evaluation_id: str, file: str) -> str:
     return f"Removed {file}; the scorecard is in the database."
 
 
+def drop_from_check(store: Store, *, check_id: str, file: str) -> str:
+    """Nobody takes over what is damaged."""
+    directory = store.settings.checks_dir / check_id
+    if not file:
+        directory.mkdir(parents=True, exist_ok=True)
+        return "Its directory is there again, and empty; the result is in the database."
+    (directory / file).unlink(missing_ok=True)
+    return f"Removed {file}; the result is in the database."
+
+
 def fail_batch(store: Store, *, batch_id: str, file: str, reason: str) -> str:
     """The results are made again by its job; without the questions there is nothing to make them from."""
     files = BatchFiles(store.settings.batches_dir / batch_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.doctor.contents import check_batches, check_datasets, check_evaluations, check_indexes
+from app.doctor.contents import check_batches, check_checks, check_datasets, check_evaluations, check_indexes
 from app.doctor.database import check_migrations, check_pages, check_secret
 from app.doctor.findings import Finding, NotRepaired, Store
 from app.doctor.orphans import check_leftovers, check_orphans, check_partial_files, check_unrecorded_files
@@ -25,6 +25,7 @@ CHECKS: tuple[Callable[[Store], Iterator[Finding]], ...] = (
     check_datasets,
     check_indexes,
     check_evaluations,
+    check_checks,
     check_batches,
     check_orphans,
     check_leftovers,

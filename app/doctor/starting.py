@@ -14,7 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from app.database import Database
 from app.settings import Settings
 from app.storage import leftovers, marked, remove_in_background, set_aside, unmark
-from app.tables import BatchRow, DatasetRow, EvaluationRow, IndexRow
+from app.tables import BatchRow, CheckRow, DatasetRow, EvaluationRow, IndexRow
 
 
 def sweep(settings: Settings, database: Database) -> threading.Thread | None:
@@ -25,9 +25,10 @@ def sweep(settings: Settings, database: Database) -> threading.Thread | None:
     batch that was never made. These are listed now, which is quick; deleting them takes place beside the first
     requests, and touches only what was listed.
     """
-    folders = (settings.datasets_dir, settings.indexes_dir, settings.evaluations_dir)
+    folders = (settings.datasets_dir, settings.indexes_dir, settings.evaluations_dir, settings.checks_dir)
+    owners = (DatasetRow.sha256, IndexRow.id, EvaluationRow.id, CheckRow.id)
     with database.read() as session:
-        for folder, column in zip(folders, (DatasetRow.sha256, IndexRow.id, EvaluationRow.id), strict=True):
+        for folder, column in zip(folders, owners, strict=True):
             _decide(folder, partial(_owns, session, column))
     doomed = leftovers(*folders, settings.uploads_dir, settings.batches_dir, settings.home)
     with database.read() as session:

@@ -11,13 +11,14 @@ from sqlalchemy import select
 
 from app.attributions.working import ATTRIBUTION
 from app.batches.running import BATCH
+from app.checks.running import CHECK
 from app.datasets.service import LOAD
 from app.doctor import repairs
 from app.doctor.findings import Finding, Store
 from app.evaluations.running import EVALUATE
 from app.indexes.building import BUILD
 from app.jobs.contract import ACTIVE
-from app.tables import AttributionRow, BatchRow, DatasetRow, EvaluationRow, IndexRow, JobRow
+from app.tables import AttributionRow, BatchRow, CheckRow, DatasetRow, EvaluationRow, IndexRow, JobRow
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ WAITING = (
     Waiting(DatasetRow, "dataset", ("loading",), LOAD),
     Waiting(IndexRow, "index", ("queued", "building"), BUILD),
     Waiting(EvaluationRow, "evaluation", ("queued", "running"), EVALUATE),
+    Waiting(CheckRow, "check", ("queued", "running"), CHECK),
     Waiting(AttributionRow, "attribution", ("running",), ATTRIBUTION),
     Waiting(BatchRow, "batch", ("queued", "running"), BATCH),
 )

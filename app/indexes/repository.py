@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 
 from app.database import Repository
 from app.pagination import PageRequest
-from app.tables import AttributionRow, BatchRow, EvaluationRow, IndexRow
+from app.tables import AttributionRow, BatchRow, CheckRow, EvaluationRow, IndexRow
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class IndexesRepository(Repository[IndexRow]):
         running = select(EvaluationRow.id).where(
             EvaluationRow.index_id == index_id, EvaluationRow.state.in_(("queued", "running"))
         )
+        return self.session.scalar(running.limit(1))
+
+    def running_check(self, index_id: str) -> str | None:
+        """The id of a check of one of its answers that is not done yet."""
+        running = select(CheckRow.id).where(CheckRow.index_id == index_id, CheckRow.state.in_(("queued", "running")))
         return self.session.scalar(running.limit(1))
 
     def running_attribution(self, index_id: str) -> str | None:

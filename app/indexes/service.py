@@ -202,7 +202,8 @@ class IndexesService:
             raise MethodNotServed(detail, pointer="/method", serves=list(row.serves))
 
     def delete(self, index_id: str) -> None:
-        """Forgets the index; `delete_index` removes its files. Stored answers and evaluations stay. Raises InUse."""
+        """Forgets the index; `delete_index` removes its files. Stored answers, evaluations and checks stay. Raises
+        InUse."""
         row = self.repository.get(index_id)
         if alias := self.aliases.alias_of(row.id):
             remedy = "Point the alias at another index with PUT /v1/aliases/{name}, or delete it."
@@ -210,6 +211,7 @@ class IndexesService:
         job = self.jobs.active_for(row.id)
         users = (
             self.repository.running_evaluation,
+            self.repository.running_check,
             self.repository.running_attribution,
             self.repository.running_batch,
         )

@@ -6,6 +6,7 @@ is refused to everybody but `admin`, and a test fails.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 ADMIN = "admin"  # everything, within the key's own tenant
@@ -19,6 +20,7 @@ RESOURCES: dict[str, str | None] = {
     "aliases": "indexes",
     "evaluations": "evaluations",
     "attributions": "attributions",
+    "checks": "attributions",
     "jobs": "jobs",
     "keys": "keys",
     "audit-log": "audit_log",
@@ -29,7 +31,7 @@ RESOURCES: dict[str, str | None] = {
 ONLY_READ = {"audit_log", "status"}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # They compute, but change nothing.
-READING_POSTS = frozenset({"/v1/indexes/estimate", "/v1/evaluations/estimate"})
+_READING_POSTS = re.compile(r"/v1/(indexes|evaluations|attributions/[^/]+/verify)/estimate/?")
 
 SCOPES = (
     *(
@@ -65,7 +67,12 @@ def _of_page(parts: list[str]) -> str:
 
 
 def action(method: str, path: str) -> str:
-    return READ if method in SAFE_METHODS or path.rstrip("/") in READING_POSTS else WRITE
+    return READ if method in SAFE_METHODS or only_computes(path) else WRITE
+
+
+def only_computes(path: str) -> bool:
+    """Whether a POST to it changes nothing."""
+    return _READING_POSTS.fullmatch(path) is not None
 
 
 def grants(held: Iterable[str], wanted: str | None) -> bool:

@@ -6,6 +6,7 @@ from app.tables.attribution import AttributionRow
 from app.tables.audit_event import AuditEventRow
 from app.tables.base import DEFAULT_TENANT, Base, new_id, utc_now
 from app.tables.batch import BatchRow
+from app.tables.check import CheckRow
 from app.tables.dataset import DatasetRow
 from app.tables.evaluation import EvaluationRow
 from app.tables.idempotency_key import IdempotencyKeyRow
@@ -22,6 +23,7 @@ __all__ = [
     "AuditEventRow",
     "Base",
     "BatchRow",
+    "CheckRow",
     "DatasetRow",
     "EvaluationRow",
     "IdempotencyKeyRow",

@@ -15,11 +15,13 @@ from fastapi.testclient import TestClient
 from tests.app.resources import (
     QUESTION,
     RECIPE,
+    add_check,
     add_dataset,
     add_evaluation,
     add_index,
     add_model,
     jsonl,
+    wait_for_check,
     wait_for_evaluation,
     wait_for_index,
     wait_for_job,
@@ -54,6 +56,9 @@ class World:
 
     def new_evaluation(self) -> str:
         return wait_for_evaluation(self.client, add_evaluation(self.client, {"id": self.index})["id"])["id"]
+
+    def new_check(self) -> str:
+        return wait_for_check(self.client, add_check(self.client, self.attribution)["id"])["id"]
 
     def ended_job(self) -> str:
         job = add_index(self.client, self.model, self.dataset)["job_id"]
@@ -99,6 +104,10 @@ class World:
     @property
     def evaluation(self) -> str:
         return self._once("evaluation", self.new_evaluation)
+
+    @property
+    def check(self) -> str:
+        return self._once("check", self.new_check)
 
     @property
     def job(self) -> str:
@@ -147,6 +156,10 @@ def evaluation_body(world: World) -> Json:
 
 def ask_body(world: World) -> Json:
     return {"json": QUESTION | {"model": world.model, "index": world.index}}
+
+
+def check_body(_: World) -> Json:
+    return {"json": {"kind": "leave_out", "rows": 1}}
 
 
 def note(_: World) -> Json:
@@ -232,6 +245,17 @@ CASES: dict[str, Case] = {
     "list_attributions": Case(**query("query:since", since="yesterday")),
     "get_attribution": Case(path={"attribution_id": lambda w: w.attribution}),
     "delete_attribution": Case(204, {"attribution_id": lambda w: w.new_attribution()}),
+    "verify_attribution": Case(
+        202, {"attribution_id": lambda w: w.attribution}, check_body, **body("/kind", kind="leave_one_out")
+    ),
+    "estimate_verification": Case(
+        path={"attribution_id": lambda w: w.attribution}, sent=check_body, **body("/rows", kind="flip", rows=0)
+    ),
+    "list_attribution_checks": Case(path={"attribution_id": lambda w: w.attribution}, **query()),
+    "list_checks": Case(**query("query:kind", kind="none")),
+    "get_check": Case(path={"check_id": lambda w: w.check}),
+    "update_check": Case(path={"check_id": lambda w: w.check}, sent=note, **body("/name", name=None)),
+    "delete_check": Case(204, {"check_id": lambda w: w.new_check()}),
     "create_batch": Case(202, sent=batch_body, wrong={"files": {"file": ("empty.jsonl", b"")}}, pointer="/file"),
     "attribute_batch": Case(202, sent=batch_json, **body("/queries", queries=[])),
     "attribute_query_set": Case(sent=query_set, **body("/queries", index="prod")),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow
 from engine.causal.recipe import FoundRecipe
 from engine.causal.recorded import find_recipe
 from engine.config import IndexConfig, ModelConfig, fingerprint
@@ -50,6 +51,7 @@ from engine.types import (
     SelfInfluence,
     Token,
 )
+from tests.app.fake_checks import checked
 from tests.app.fake_scorecards import figures_of, scorecard_of
 from tests.app.fake_tokens import asked_parts, tokens_of
 
@@ -67,7 +69,7 @@ class FakeEngine:
                                                    "attribution", "generation": the future of either)
         gate.clear()                               builds, evaluations and attributions wait until gate.set();
                                                    a waiting build calls checkpoint, so it can be cancelled
-        step_seconds = 0.01                        builds take that long a row, evaluations a subset
+        step_seconds = 0.01                        builds take that long a row, evaluations a subset, checks a seed
         verdict = "untrusted"                      what evaluations find of the index's own method
     `calls` records (method, arguments), `groups` on whose behalf attributions were submitted.
     """
@@ -219,6 +221,44 @@ class FakeEngine:
         work_dir.mkdir(parents=True, exist_ok=True)
         missing = sum(not _run_file(work_dir, run).exists() for run in range(config.half_subsets))
         return EvaluationCost(missing, 2, missing * 30.0, "counted subsets")
+
+    def check(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        query: Query,
+        ranked: Sequence[RankedRow],
+        config: CheckConfig,
+        work_dir: Path,
+        checkpoint: CheckpointFn,
+    ) -> CheckResult:
+        """Writes one small file a seed, as a finished retraining; those that are there are not written again."""
+        self._called("check", model, dataset_dir, index_dir, query, ranked, config, work_dir)
+        for done in range(config.seeds):
+            checkpoint(Progress(done, config.seeds, "retrainings", "leave out"))
+            self._wait(lambda at=done: checkpoint(Progress(at, config.seeds, "retrainings", "leave out")))
+            run = _run_file(work_dir, done)
+            if not run.exists():
+                run.parent.mkdir(parents=True, exist_ok=True)
+                _write(run, _run_record({"trained by": work_dir.name}))
+        checkpoint(Progress(config.seeds, config.seeds, "retrainings", "leave out"))
+        return checked(len(open_dataset(dataset_dir)), ranked, config, work_dir)
+
+    def estimate_check(
+        self,
+        model: ModelConfig,
+        dataset_dir: Path,
+        index_dir: Path,
+        query: Query,
+        ranked: Sequence[RankedRow],
+        config: CheckConfig,
+        work_dir: Path,
+    ) -> CheckCost:
+        self._called("estimate_check", model, dataset_dir, index_dir, query, ranked, config, work_dir)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        missing = sum(not _run_file(work_dir, run).exists() for run in range(config.seeds))
+        return CheckCost(missing, missing * 2.0, 1 << 20)
 
     def status(self) -> dict[str, Any]:
         return {"device": "fake", "queue_depth": 0, "max_queue": self.max_queue, "models_loaded": 1, "batches": 0}

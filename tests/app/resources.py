@@ -110,3 +110,32 @@ def assert_problem(response: Any, status: int, code: str, pointer: str | None = 
     if pointer is not None:
         assert pointer in [error["pointer"] for error in body["errors"]], body
     return body
+
+
+def answer_of(client: TestClient, index: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A stored answer of this index."""
+    response = client.post("/v1/attributions", json=QUESTION | {"model": index["model"], "index": index["id"]} | fields)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def add_check(client: TestClient, attribution: str, kind: str = "leave_out", **fields: Any) -> dict[str, Any]:
+    """A check that has just been asked for."""
+    response = client.post(f"/v1/attributions/{attribution}/verify", json={"kind": kind, "rows": 1} | fields)
+    assert response.status_code == 202, response.text
+    return response.json()
+
+
+def wait_for_check(
+    client: TestClient, check_id: str, state: str = "ready", seconds: float = PATIENCE_SECONDS
+) -> dict[str, Any]:
+    def reached() -> dict[str, Any] | None:
+        body = client.get(f"/v1/checks/{check_id}").json()
+        return body if body["state"] == state else None
+
+    return wait_for(reached, f"check {state}", seconds)
+
+
+def checked(client: TestClient, attribution: str, kind: str = "leave_out", **fields: Any) -> dict[str, Any]:
+    """A check that is ready."""
+    return wait_for_check(client, add_check(client, attribution, kind, **fields)["id"])

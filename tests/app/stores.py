@@ -24,11 +24,13 @@ from tests.app.fakes import FakeEngine
 from tests.app.resources import (
     QUESTION,
     RECIPE,
+    add_check,
     add_evaluation,
     add_index,
     add_model,
     jsonl,
     post_dataset,
+    wait_for_check,
     wait_for_evaluation,
     wait_for_index,
     wait_for_job,
@@ -50,6 +52,7 @@ class Filled:
     evaluation: str
     attribution: str
     batch: str
+    check: str
 
     @property
     def index_dir(self) -> Path:
@@ -58,6 +61,10 @@ class Filled:
     @property
     def rows(self) -> Path:
         return self.settings.datasets_dir / self.sha256 / "rows.arrow"
+
+    @property
+    def check_dir(self) -> Path:
+        return self.settings.checks_dir / self.check
 
     @property
     def evaluation_dir(self) -> Path:
@@ -96,7 +103,8 @@ def fill(client: TestClient, settings: Settings, directory: Path) -> Filled:
     evaluation = wait_for_evaluation(client, add_evaluation(client, index)["id"])["id"]
     answer = client.post("/v1/attributions", json=QUESTION | {"model": model, "index": index["id"]}).json()
     own = (dataset["id"], dataset["sha256"], large["id"], index["id"], evaluation, answer["id"])
-    return Filled(settings, model, *own, answered_batch(client, index["id"]))
+    check = wait_for_check(client, add_check(client, answer["id"])["id"])["id"]
+    return Filled(settings, model, *own, answered_batch(client, index["id"]), check)
 
 
 def ask_batch(client: TestClient, index: str, completion: str = " There.") -> dict[str, Any]:

@@ -27,7 +27,7 @@ from app.tables import Base, IdempotencyKeyRow, IndexRow
 from tests.app.backups import backed_up, restored
 from tests.app.conftest import fresh_postgres
 from tests.app.fakes import FakeEngine
-from tests.app.resources import QUESTION, add_index, jsonl, post_dataset, wait_for_index, wait_for_job
+from tests.app.resources import QUESTION, add_index, checked, jsonl, post_dataset, wait_for_index, wait_for_job
 from tests.app.stores import (
     Filled,
     fill,
@@ -57,7 +57,8 @@ def contents(settings: Settings) -> dict[str, list[Any]]:
 
 def files(settings: Settings) -> dict[str, bytes]:
     home = settings.home
-    named = (path for name in ("datasets", "indexes", "evaluations", "batches") for path in (home / name).rglob("*"))
+    folders = ("datasets", "indexes", "evaluations", "checks", "batches")
+    named = (path for name in folders for path in (home / name).rglob("*"))
     return {str(path.relative_to(home)): path.read_bytes() for path in named if path.is_file()}
 
 
@@ -93,7 +94,7 @@ def test_what_is_restored_is_what_was_there(made: Filled, there: Settings, tmp_p
     assert stat.S_IMODE(backup.path.stat().st_mode) & 0o077 == 0
     assert findings(there) == []
     assert sorted(path.name for path in there.home.iterdir()) == [
-        "batches", "datasets", "evaluations", "indexes", "secret", "server.lock", "whence.sqlite3",
+        "batches", "checks", "datasets", "evaluations", "indexes", "secret", "server.lock", "whence.sqlite3",
     ]  # fmt: skip
     with serving(there) as client:
         body = QUESTION | {"model": made.model, "index": made.index, "top_k": 1}
@@ -289,3 +290,26 @@ def test_the_commands(
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert not (tmp_path / "fresh").exists()
+
+
+def test_an_adapter_that_unlearning_made_is_backed_up_and_found_where_it_lies_now(
+    there: Settings, tmp_path: Path
+) -> None:
+    settings = store_settings(tmp_path, home="before")
+    with serving(settings) as client:
+        filled = fill(client, settings, model_directory(tmp_path))
+        check = checked(client, filled.attribution, "unlearn")
+        made = check["new_model"]
+    backup = backed_up(settings, tmp_path / "backup")
+    assert not [path for path in backup.manifest.models if "checks" in path]
+    assert restored(there, backup.path).missing_models == []
+    shutil.rmtree(settings.home)
+    assert findings(there) == []
+    with serving(there) as client:
+        adapter = Path(client.get(f"/v1/models/{made}").json()["adapter"])
+        assert adapter == there.checks_dir.resolve() / check["id"] / "adapter"
+        built = wait_for_index(client, add_index(client, made, filled.dataset)["id"])
+        assert built["model"] == made
+    (adapter / "adapter_model.safetensors").unlink()
+    (found,) = findings(there)
+    assert (found.kind, found.repair) == ("check-damaged", None) and made in found.what

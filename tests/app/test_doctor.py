@@ -14,7 +14,7 @@ from sqlalchemy import delete
 from app.doctor.run import CHECKS, repair
 from app.jobs.contract import QUEUED
 from app.schema import downgrade
-from app.tables import AttributionRow, BatchRow, DatasetRow, EvaluationRow, IndexRow, JobRow
+from app.tables import AttributionRow, BatchRow, CheckRow, DatasetRow, EvaluationRow, IndexRow, JobRow
 from tests.app.resources import jsonl, post_dataset, wait_for_evaluation, wait_for_index, wait_for_job
 from tests.app.stores import (
     Filled,
@@ -75,11 +75,12 @@ DAMAGED: dict[str, tuple[Callable[[Filled], Path], str]] = {
     "results": (lambda s: s.settings.batches_dir / s.batch / "results.jsonl", "batch-damaged"),
     "questions": (lambda s: s.settings.batches_dir / s.batch / "input.jsonl", "batch-damaged"),
     "outcome": (lambda s: s.evaluation_dir / "retrainings" / "runs" / "000.json", "evaluation-damaged"),
+    "checked": (lambda s: s.check_dir / "retrainings" / "runs" / "000.json", "check-damaged"),
 }
 
 
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.93, 1.0])
-@pytest.mark.parametrize("what", ["shard", "manifest", "outcome"])
+@pytest.mark.parametrize("what", ["shard", "manifest", "outcome", "checked"])
 def test_one_flipped_bit_is_one_finding_that_names_the_file(store: Filled, what: str, place: float) -> None:
     path, kind = DAMAGED[what][0](store), DAMAGED[what][1]
     flip(path, place)
@@ -104,7 +105,9 @@ def test_a_missing_file_is_found(store: Filled, what: str) -> None:
     path, kind = DAMAGED[what][0](store), DAMAGED[what][1]
     directory = path.parent if what == "rows" else path
     shutil.rmtree(directory) if directory.is_dir() else directory.unlink()
-    expected = [] if what == "outcome" else [kind]  # a retraining that is not there is made when it is needed
+    expected = (
+        [] if what in ("outcome", "checked") else [kind]
+    )  # a retraining that is not there is made when it is needed
     assert kinds(store) == expected
     if expected:
         assert repaired(store)
@@ -173,6 +176,14 @@ def test_a_scorecard_outlives_its_files(store: Filled) -> None:
         assert wait_for_evaluation(client, store.evaluation)["scorecard"]
 
 
+def test_what_was_measured_outlives_its_files(store: Filled) -> None:
+    shutil.rmtree(store.check_dir)
+    assert kinds(store) == ["check-damaged"]
+    repaired(store)
+    with serving(store.settings) as client:
+        assert client.get(f"/v1/checks/{store.check}").json()["result"]["sets"]
+
+
 def test_the_results_of_a_batch_are_made_again(either: Filled) -> None:
     results = either.settings.batches_dir / either.batch / "results.jsonl"
     whole = results.read_bytes()
@@ -201,6 +212,7 @@ ORPHANS = {
     f"datasets/{'0' * 64}": "orphan-dataset",
     f"indexes/idx_{ID}": "orphan-index",
     f"evaluations/evl_{ID}": "orphan-evaluation",
+    f"checks/chk_{ID}": "orphan-check",
     f"batches/bat_{ID}": "orphan-batch",
     f"uploads/ds_{ID}": "orphan-upload",
     "indexes/.deleted-idx_x-12345678": "leftover",
@@ -272,6 +284,7 @@ STUCK = {
     "dataset": (DatasetRow, "uploaded", "loading"),
     "index": (IndexRow, "index", "building"),
     "evaluation": (EvaluationRow, "evaluation", "running"),
+    "check": (CheckRow, "check", "running"),
     "attribution": (AttributionRow, "attribution", "running"),
     "batch": (BatchRow, "batch", "running"),
 }
@@ -295,7 +308,7 @@ def test_rows_that_wait_for_nothing_are_found_and_settled(either: Filled, job: s
             row_id = getattr(either, name)
             error, job_id = in_database(either.settings, lambda s, at=(table, row_id): _error_and_job(s.get(*at)))
             assert error["remedy"]
-            if what in ("index", "evaluation", "batch"):
+            if what in ("index", "evaluation", "check", "batch"):
                 assert client.post(f"/v1/jobs/{job_id}/resume").status_code == 202
                 wait_for_job(client, job_id)
 

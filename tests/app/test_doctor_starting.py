@@ -27,6 +27,8 @@ LEFT = (
     "indexes/.importing-abc",
     "evaluations/.deleted-evl_x-12345678",
     "evaluations/.estimate-abc",
+    "checks/.deleted-chk_x-12345678",
+    "checks/.estimate-abc",
     "batches/bat_a2b3c4d5e6f7a2b3c4d5",
     "batches/.deleted-bat_x-12345678",
     "uploads/ds_a2b3c4d5e6f7a2b3c4d5",
@@ -98,14 +100,15 @@ def test_a_fresh_home_has_nothing_to_sweep(tmp_path: Path) -> None:
     assert in_database(settings, lambda _: settings.home.is_dir())
 
 
-@pytest.mark.parametrize("kind", ["datasets", "indexes", "evaluations"])
+@pytest.mark.parametrize("kind", ["datasets", "indexes", "evaluations", "checks"])
 def test_what_a_kill_left_undecided_is_decided_by_the_rows(settings: Settings, tmp_path: Path, kind: str) -> None:
     """Between a commit and the removal of its files, or between files and the commit that owns them."""
     with TestClient(create_app(settings, FakeEngine())) as client:
         dataset = add_dataset(client)
     folder = settings.home / kind
     owned = settings.datasets_dir / dataset["sha256"]
-    killed = {"datasets": "e" * 64, "indexes": "idx_" + "a" * 20, "evaluations": "evl_" + "a" * 20}[kind]
+    prefix = {"indexes": "idx_", "evaluations": "evl_", "checks": "chk_"}
+    killed = prefix[kind] + "a" * 20 if kind in prefix else "e" * 64
     for place in (folder / killed, folder / f"{killed}x", owned):
         place.mkdir(parents=True, exist_ok=True)
     for place in (folder / killed, owned):

@@ -137,7 +137,7 @@ def test_what_is_wrong_is_pointed_at(service: Service, name: str) -> None:
 
 def test_lists_show_nothing_of_another_tenant(service: Service) -> None:
     client, world = service
-    assert all((world.alias, world.batch, world.attribution, world.evaluation, world.job, world.key))
+    assert all((world.alias, world.batch, world.attribution, world.evaluation, world.check, world.job, world.key))
     stranger = bearer(key(client, "newcomer", "admin"))
     lists = [name for name in OPERATIONS if name.startswith("list_") and not CASES[name].path]
     for name in set(lists) - {"list_methods", "list_keys"}:

@@ -18,7 +18,17 @@ from app.jobs.service import JobsService
 from app.main import create_app
 from app.retention import Retention
 from app.settings import Settings
-from app.tables import DEFAULT_TENANT, AttributionRow, BatchRow, IndexRow, JobEventRow, JobRow, utc_now
+from app.tables import (
+    DEFAULT_TENANT,
+    AttributionRow,
+    BatchRow,
+    CheckRow,
+    IndexRow,
+    JobEventRow,
+    JobRow,
+    ModelRow,
+    utc_now,
+)
 from tests.app.conftest import make_settings, wait_for
 from tests.app.fakes import FakeEngine
 from tests.app.questions import post
@@ -72,11 +82,24 @@ def add_batch(database: Database, state: str, created: datetime, finished: datet
         return row.id
 
 
+def add_check(database: Database, state: str, created: datetime, finished: datetime | None, tenant: str) -> str:
+    with database.write() as session:
+        names = ("attribution_id", "model_id", "dataset_id", "index_id", "index_revision", "study_key", "measurement")
+        row = CheckRow(
+            **dict.fromkeys(names, "x"), kind="flip", config={}, question={}, ranking=[],
+            tenant=tenant, state=state, created_at=created, finished_at=finished,
+        )  # fmt: skip
+        session.add(row)
+        session.flush()
+        return row.id
+
+
 Add = Callable[[Database, str, datetime, datetime | None, str], str]
 KINDS: list[tuple[Any, Add, tuple[str, ...], tuple[str, ...]]] = [
     (AttributionRow, add_attribution, ("succeeded", "failed", "cancelled"), ("running",)),
     (JobRow, add_job, ENDED, ("queued", "running", "cancelling")),
     (BatchRow, add_batch, ("ready", "failed", "cancelled"), ("queued", "running")),
+    (CheckRow, add_check, ("ready", "failed"), ("queued", "running")),
 ]
 
 
@@ -85,7 +108,7 @@ def ids(database: Database, table: Any) -> set[str]:
         return set(session.scalars(select(table.id)))
 
 
-@pytest.mark.parametrize(("table", "add", "ended", "alive"), KINDS, ids=["attributions", "jobs", "batches"])
+@pytest.mark.parametrize(("table", "add", "ended", "alive"), KINDS, ids=["attributions", "jobs", "batches", "checks"])
 def test_what_ended_long_ago_goes_and_the_rest_stays(
     retention: Retention, database: Database, table: Any, add: Add, ended: tuple[str, ...], alive: tuple[str, ...]
 ) -> None:
@@ -107,6 +130,24 @@ def test_events_go_with_their_job(retention: Retention, database: Database) -> N
     with database.read() as session:
         assert set(session.scalars(select(JobEventRow.job_id))) == {kept}
     assert gone not in ids(database, JobRow)
+
+
+def test_a_check_whose_adapter_a_model_is_read_from_stays(
+    retention: Retention, database: Database, settings: Settings
+) -> None:
+    kept, gone = (add_check(database, "ready", OLD, OLD, "a") for _ in range(2))
+    with database.write() as session:
+        numbers = dict.fromkeys(("parameters", "trained_parameters", "trained_modules", "context_length"), 1)
+        model = ModelRow(name="m", base="b", dtype="float32", fingerprint="f", coverage={}, **numbers)
+        session.add(model)
+        session.flush()
+        for check_id, model_id in ((kept, model.id), (gone, "mdl_deleted")):
+            session.get_one(CheckRow, check_id).new_model_id = model_id
+    for check_id in (kept, gone):
+        (settings.checks_dir / check_id).mkdir(parents=True)
+    retention.run_once()
+    assert ids(database, CheckRow) == {kept}
+    assert [path.name for path in settings.checks_dir.iterdir()] == [kept]
 
 
 def test_files_go_with_their_batch(retention: Retention, database: Database, settings: Settings) -> None:

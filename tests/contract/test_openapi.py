@@ -51,6 +51,13 @@ OPERATIONS = {
     "list_attributions": ("get", "/v1/attributions"),
     "get_attribution": ("get", "/v1/attributions/{attribution_id}"),
     "delete_attribution": ("delete", "/v1/attributions/{attribution_id}"),
+    "verify_attribution": ("post", "/v1/attributions/{attribution_id}/verify"),
+    "estimate_verification": ("post", "/v1/attributions/{attribution_id}/verify/estimate"),
+    "list_attribution_checks": ("get", "/v1/attributions/{attribution_id}/checks"),
+    "list_checks": ("get", "/v1/checks"),
+    "get_check": ("get", "/v1/checks/{check_id}"),
+    "update_check": ("patch", "/v1/checks/{check_id}"),
+    "delete_check": ("delete", "/v1/checks/{check_id}"),
     "create_batch": ("post", "/v1/attributions/batches"),
     "list_batches": ("get", "/v1/attributions/batches"),
     "get_batch": ("get", "/v1/attributions/batches/{batch_id}"),
@@ -137,7 +144,8 @@ def test_request_bodies_refuse_unknown_fields_and_give_examples(document: dict[s
 
 
 def test_long_work_declares_its_202(document: dict[str, Any]) -> None:
-    for path in ("/v1/datasets", "/v1/indexes", "/v1/evaluations", "/v1/attributions", "/v1/attributions/batches"):
+    paths = ["/v1/datasets", "/v1/indexes", "/v1/evaluations", "/v1/attributions", "/v1/attributions/batches"]
+    for path in [*paths, "/v1/attributions/{attribution_id}/verify"]:
         assert "202" in document["paths"][path]["post"]["responses"]
 
 

@@ -1,0 +1,87 @@
+"""What checks say about an answer: the measured effect of each row, and what leaving its first rows out did."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.checks.repository import ChecksRepository
+from app.tables import CheckRow
+
+Json = dict[str, Any]
+
+
+class CheckEvidence:
+    """The finished checks of one tenant's answers, within one transaction; each answer is looked up once."""
+
+    def __init__(self, session: Session, tenant: str) -> None:
+        self.repository = ChecksRepository(session, tenant)
+        self._found: dict[str, list[CheckRow]] = {}
+
+    def look_up(self, attribution_ids: Collection[str]) -> None:
+        """All of these in one read."""
+        unknown = {found for found in attribution_ids if found not in self._found}
+        self._found |= {attribution_id: [] for attribution_id in unknown}
+        for row in self.repository.ready_of(unknown) if unknown else ():
+            self._found[row.attribution_id].append(row)
+
+    def of(self, attribution_id: str) -> list[CheckRow]:
+        """Newest first."""
+        self.look_up([attribution_id])
+        return self._found[attribution_id]
+
+
+def measured_effects(checks: Collection[CheckRow]) -> dict[str, Json]:
+    """Of each row that one of them measured, by its id; by the newest. `checks`: newest first."""
+    found: dict[str, Json] = {}
+    for check in checks:
+        for effect in check.effects or ():
+            if effect["measured"] is not None:
+                figures = {name: effect[name] for name in ("predicted", "measured", "low", "high")}
+                found.setdefault(effect["id"], figures | {"kind": check.kind, "check": check.id})
+    return found
+
+
+def left_out(checks: Collection[CheckRow], measurement: str) -> Json | None:
+    """What the newest leave-out check says of the very answer. `measurement`: the kind of what is explained."""
+    for check in checks:
+        sets = {one["name"]: one for one in check.sets or ()}
+        top = sets.get("top")
+        if check.kind == "leave_out" and top is not None and top["change"] is not None:
+            figures = {name: top[name] for name in ("rows", "trainings", "before", "after", "change", "low", "high")}
+            control = sets.get("random")
+            difference = (check.outcome or {}).get("details", {}).get("difference")
+            words = left_out_words(top, control, difference, measurement)
+            known = {"random_change": control and control["change"], "difference": difference, "words": words}
+            return {"check": check.id} | figures | known
+    return None
+
+
+def left_out_words(top: Json, control: Json | None, difference: Json | None, measurement: str) -> str:
+    """From where to where, how sure, and what as many random rows did."""
+    rows, verb = top["rows"], "fell" if top["change"] < 0 else "rose"
+    which = "top row was" if rows == 1 else f"{rows} top rows were"
+    said = (
+        f"Measured on this very answer: its {measured_name(measurement)} {verb} from {top['before']:z.2f} to "
+        f"{top['after']:z.2f} when the {which} left out"
+    )
+    if None not in (top["low"], top["high"]):
+        said += f" (change {top['change']:+.2f}, 95 %: {top['low']:+.2f} to {top['high']:+.2f})"
+    if control is not None and control["after"] is not None:
+        said += f"; to {control['after']:z.2f} without {'a random one' if rows == 1 else 'as many random ones'}"
+    said += "."
+    if difference is None or None in (difference["value"], difference["low"], difference["high"]):
+        return said
+    between = f"{difference['value']:+.2f} nats, 95 %: {difference['low']:+.2f} to {difference['high']:+.2f}"
+    if difference["high"] < 0:
+        return f"{said} These rows mattered more than chance explains ({between})."
+    return f"{said} That is not clearly more than random rows do ({between})."
+
+
+def measured_name(kind: str) -> str:
+    """Of a measurement's kind: what is measured, in words."""
+    name = "log-odds" if kind.endswith("log_odds") else "log-probability"
+    name += " over the other completion's" if "contrastive" in kind else ""
+    return f"mean {name}" if kind.startswith("mean") else name
