@@ -1,6 +1,6 @@
 """What memory a build and a server take by the number of rows: anonymous memory, read from outside as they work.
 
-    python -m benchmarks.memory [--rows 10000 100000 1000000] [--build-rows 2048 8192 32768] [--work DIRECTORY]
+    python -m benchmarks.memory [--rows 10000 100000 1000000] [--build-rows 8192 32768 65536] [--work DIRECTORY]
 
 RssAnon of /proc/<process>/status, every 10 ms: what a process has made, without the pages of mapped files, which the
 kernel takes back when it needs them.
@@ -40,7 +40,7 @@ from engine.model import load_model
 from tests import factories
 
 COMMAND = "python -m benchmarks.memory"
-ROWS, BUILD_ROWS = [10_000, 100_000, 1_000_000], [2048, 8192, 32_768]
+ROWS, BUILD_ROWS = [10_000, 100_000, 1_000_000], [8192, 32_768, 65_536]
 BUDGET = {"build": 256, "server": 256}  # bytes a row
 SHARD_ROWS = 1024  # a shard is made in memory, and is the whole of a smaller index
 QUESTIONS = 20
