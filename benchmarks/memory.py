@@ -32,7 +32,6 @@ import httpx
 
 from benchmarks.large_index import short_rows
 from benchmarks.load import serving
-from benchmarks.query_world import prepare
 from benchmarks.report import report
 from engine.build import build_index
 from engine.config import IndexConfig, IndexOptions, ModelConfig
@@ -130,6 +129,8 @@ def tiny_model(work: Path) -> ModelConfig:
 
 
 def server_peaks(work: Path, sizes: Sequence[int]) -> list[Peak]:
+    from benchmarks.query_world import prepare  # here: builds are measured without a server
+
     world = prepare(work, "34M", sizes)
     return [server_peak(world.home, work / "34M", world.model_id, world.indexes[size]) for size in sizes]
 
