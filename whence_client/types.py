@@ -270,6 +270,8 @@ class Diagnostics(Resource):
     checkpoint_agreement: float | None = None
     bm25_agreement: float | None = None
     estimated: bool = False
+    search: Literal["flat", "ivf"] = "flat"
+    recall_at_10: float | None = None
     warnings: list[str] = []
 
 

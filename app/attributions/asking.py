@@ -77,6 +77,7 @@ def ask_of(body: AttributionCreate, max_top_k: int) -> AskOptions:
         modules=body.modules,
         filter=body.filter and Filter(dict(body.filter.tags), tuple(body.filter.exclude_ids)),
         group_by=body.group_by,
+        search=body.search,
         removal=body.removal and _removal(body.removal),
     )
 

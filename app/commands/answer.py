@@ -10,7 +10,7 @@ from rich.text import Text
 from app.commands.console import one_line, out, table, warn
 from app.commands.trust import effect_lines, effect_text, trust_lines
 from whence_client import Attribution, Hit
-from whence_client.types import Cluster, Group, Removal
+from whence_client.types import Cluster, Diagnostics, Group, Removal
 
 NOT_PROVEN = (
     "A high score predicts that training on this row more would raise this output; it does not prove that the model "
@@ -40,7 +40,7 @@ def show_answer(answer: Attribution) -> None:
         warn(message)
     out.print()
     out.print(Text(NOT_PROVEN, style="dim"))
-    out.print(Text(f"{answer.id} · {answer.method} · index {answer.index}", style="dim"))
+    out.print(Text(f"{answer.id} · {answer.method} · index {answer.index}{searched(answer.diagnostics)}", style="dim"))
 
 
 def question_line(answer: Attribution) -> Text:
@@ -50,6 +50,13 @@ def question_line(answer: Attribution) -> Text:
     if answer.query.members is not None:
         line.append(f" (and {len(answer.query.members) - 1} more: the mean over {len(answer.query.members)} queries)")
     return line
+
+
+def searched(figures: Diagnostics) -> str:
+    """How, where not every row was read."""
+    if figures.recall_at_10 is None:
+        return ""
+    return f" · approximate search: {figures.recall_at_10:.0%} of the ten best rows are found (exact: --flat)"
 
 
 def removal_line(removal: Removal) -> Text:

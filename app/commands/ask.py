@@ -61,6 +61,7 @@ def ask(
     ] = True,
     normalize: Annotated[str | None, typer.Option(help="none or cosine.")] = None,
     group_by: Annotated[str | None, typer.Option(metavar="tags.KEY", help="Sums by tag.")] = None,
+    flat: Annotated[bool, typer.Option("--flat", help="Read every row, also where the index has lists.")] = False,
     removal_tag: RemovalTags = None,
     removal_id: RemovalIds = None,
     tag: Tags = None,
@@ -86,6 +87,7 @@ def ask(
         "opponents": opponents,
         "normalize": normalize,
         "group_by": group_by,
+        "search": "flat" if flat else None,
         "filter": _rows(tag, "--tag", exclude, "exclude_ids"),
         "removal": _rows(removal_tag, "--removal-tag", removal_id, "ids"),
     }

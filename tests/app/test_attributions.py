@@ -75,8 +75,13 @@ def test_what_is_asked_reaches_the_engine(client: TestClient, index: dict[str, A
         span={"start": 4, "end": 8},
         filter={"tags": {"task": "facts"}, "exclude_ids": ["born"]},
         group_by="tags.task",
+        search="flat",
     ).json()
     (_, _, _, query, ask), *_ = submitted(engine)
+    assert ask.search == "flat" and (body["diagnostics"]["search"], body["diagnostics"]["recall_at_10"]) == (
+        "flat",
+        None,
+    )
     assert (query.contrast, query.span.start, query.span.end) == (" Elsewhere.", 4, 8)
     assert (ask.filter.tags, ask.filter.exclude_ids) == ({"task": "facts"}, ("born",))
     assert [hit["example_id"] for hit in body["proponents"]] == ["sea"]
@@ -174,6 +179,7 @@ def test_without_an_index_the_newest_ready_one_answers(
         ({"top_k": 10**6}, "invalid-request", "/top_k"),
         ({"group_by": "task"}, "invalid-request", "/group_by"),
         ({"normalize": "l2"}, "invalid-request", "/normalize"),
+        ({"search": "ivf"}, "invalid-request", "/search"),
         ({"prompt": "a\x00b"}, "invalid-request", "/prompt"),
         ({"generate": {"max_new_tokens": 0}, "completion": None}, "invalid-request", "/generate/max_new_tokens"),
         ({"filter": {"tag": {}}}, "invalid-request", "/filter/tag"),

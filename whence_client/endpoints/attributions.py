@@ -43,6 +43,7 @@ class Question(TypedDict, total=False):
     filter: dict[str, Any] | None
     group_by: str | None
     removal: dict[str, Any] | None
+    search: str | None
     metadata: dict[str, Any] | None
 
 

@@ -135,10 +135,16 @@ def answer_view(body: dict[str, Any], request: dict[str, Any]) -> AnswerView:
         method=body["method"],
         model=body["model"],
         index=body["index"],
-        searched=f"{diagnostics['searched']:,} of {diagnostics['total']:,} rows",
+        searched=_searched(diagnostics),
         milliseconds=f"{body['timings_ms'].get('total') or 0.0:,.0f} ms",
         created=moment(body["created_at"]),
     )
+
+
+def _searched(diagnostics: dict[str, Any]) -> str:
+    rows = f"{diagnostics['searched']:,} of {diagnostics['total']:,} rows"
+    recall = diagnostics.get("recall_at_10")
+    return rows if recall is None else f"{rows}, through lists that hold {recall:.0%} of the ten best,"
 
 
 def trust_view(trust: dict[str, Any]) -> TrustView:
