@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.causal.recipe import removed_rows
 from engine.causal.replicas import replica_seed
 from engine.causal.retrainer import Study
 from engine.causal.steps import check_trainable, make_steps
@@ -42,7 +43,7 @@ def audited_study(
         device=device,
         steps=None if own else recipe.steps,
         greedy=tuple(greedy),
-        removed=tuple(recipe.details.get("removed", ())),
+        removed=removed_rows(recipe, len(dataset)),
     )
 
 

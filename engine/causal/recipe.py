@@ -14,6 +14,7 @@ from engine.durable import write_durably
 from engine.errors import InvalidOption, MissingNeed
 
 RECIPE_FILE = "recipe.json"
+REMOVED = "removed"  # of Recipe.details
 _RECIPE = TypeAdapter(Recipe)
 
 
@@ -62,6 +63,19 @@ def repeatable(recipe: Recipe | None, rows: int, *, what: str, remedy: str, poin
             pointer=pointer,
         )
     return recipe.training
+
+
+def removed_rows(recipe: Recipe, rows: int) -> tuple[int, ...]:
+    """Positions that the recorded run itself left out (engine/causal/unlearn.py): whoever repeats it leaves them out
+    too. Raises InvalidOption where they are no positions."""
+    found = recipe.details.get(REMOVED, ())
+    if not isinstance(found, (list, tuple)) or not all(type(p) is int and 0 <= p < rows for p in found):
+        raise InvalidOption(
+            f"The recipe's details name rows to leave out that are no positions among {rows}.",
+            pointer="/recipe/details/removed",
+            remedy=f"Correct details.{REMOVED} of the recipe, or take it out.",
+        )
+    return tuple(found)
 
 
 def _unknown_fields(given: dict[str, Any], known: dict[str, Any], prefix: str) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from engine.causal.recipe import repeatable
+from engine.causal.recipe import removed_rows, repeatable
 from engine.causal.steps import check_trainable
 from engine.causal.train import train_lora
 from engine.config import Training
@@ -65,6 +65,7 @@ def train_replica(
         max_length=model.recipe.max_length,
         dtype=model.config.dtype,
         device=str(model.device),
+        removed=removed_rows(model.recipe, len(dataset)),
     )
 
 

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from engine.causal.loop import TrainingLoop
-from engine.causal.recipe import RECIPE_FILE, save_recipe
+from engine.causal.recipe import RECIPE_FILE, REMOVED, removed_rows, save_recipe
 from engine.causal.stack import AdapterStack
-from engine.causal.steps import check_trainable, make_steps
+from engine.causal.steps import Steps, check_steps, check_trainable, make_steps
 from engine.config import DType, ModelConfig, Recipe, TemplateConfig, Training, fingerprint
 from engine.durable import alone_in, naming_full_disk, sync_directory, write_durably
 from engine.errors import EmptyDataset, InvalidOption, NonFiniteGradient
@@ -56,11 +57,15 @@ def train_lora(
     dtype: DType = "float32",
     device: str = "cpu",
     threads: int = 1,
+    steps: Steps | None = None,
+    removed: Sequence[int] = (),
 ) -> TrainResult:
     """Fine-tune `base` on `examples` and write epoch-1 … epoch-E and recipe.json into the new directory `out`.
 
     `out` appears when the run is whole; until then its epochs lie in `<out>.partial`, and a run that was interrupted
     goes on at the last of them, to the same bytes. threads: torch's; another number may change the last bits.
+    steps: another order of rows than the seed's, of as many steps. removed: rows of weight 0: they keep their places in
+    the steps and their denominators, and teach nothing.
     on_progress is called after every step and may raise Cancelled.
     Raises ModelError, UnsupportedModel, EmptyDataset, NoLossToken (naming the row), InvalidOption (`out` exists, or an
     unfinished run of another recipe lies in its place, or another process
@@ -70,7 +75,7 @@ def train_lora(
     if not examples:
         raise EmptyDataset("There is no row to train on.")
     _check_new(out)
-    recipe = make_recipe(len(examples), training, template or TemplateConfig(), max_length)
+    recipe = make_recipe(len(examples), training, template or TemplateConfig(), max_length, steps, removed)
     with naming_full_disk(out), torch_threads(threads):
         run = _Run(base, examples, recipe, dtype, device)
         partial = out.with_name(out.name + ".partial")
@@ -83,11 +88,21 @@ def train_lora(
     return TrainResult(tuple(out / _epoch(e) for e in range(training.epochs)), out / RECIPE_FILE, tuple(losses))
 
 
-def make_recipe(rows: int, training: Training, template: TemplateConfig, max_length: int | None) -> Recipe:
-    """What the run will do, order of rows included, before it does it. Raises UnsupportedModel."""
+def make_recipe(
+    rows: int,
+    training: Training,
+    template: TemplateConfig,
+    max_length: int | None,
+    steps: Steps | None = None,
+    removed: Sequence[int] = (),
+) -> Recipe:
+    """What the run will do, order of rows included, before it does it. Raises UnsupportedModel, InvalidOption."""
     check_trainable(training)
-    details = {"rows": rows, "torch": torch.__version__}
-    return Recipe("batch_token_mean", template, max_length, make_steps(rows, training), training, details)
+    ours = make_steps(rows, training)
+    if steps is not None:
+        check_steps(steps, ours)
+    details = {"rows": rows, "torch": torch.__version__} | ({REMOVED: sorted(set(removed))} if removed else {})
+    return Recipe("batch_token_mean", template, max_length, steps or ours, training, details)
 
 
 def _check_new(out: Path) -> None:
@@ -130,7 +145,9 @@ class _Run:
         self.epochs = recipe.training.epochs
         self.stack = AdapterStack(model, recipe.training.lora, 1)
         self.stack.start([recipe.training.seed])
-        self.loop = TrainingLoop(self.stack, rows, recipe.training, [recipe.steps])
+        weights_1N = np.ones((1, len(rows)))
+        weights_1N[:, list(removed_rows(recipe, len(rows)))] = 0.0
+        self.loop = TrainingLoop(self.stack, rows, recipe.training, [recipe.steps], weights_1N)
         tokens = [(row.ids, row.targets) for row in rows]
         self.fingerprint = fingerprint("train", directory_fingerprint(base), tokens, recipe, dtype)
 

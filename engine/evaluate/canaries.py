@@ -278,6 +278,7 @@ class _CanaryRun:
                 max_length=study.max_length,
                 dtype=study.dtype,
                 device=study.device,
+                removed=study.removed,
             )
         given = self.scorer.config
         recipe = replace(load_recipe(run / RECIPE_FILE), reduction=(given.recipe or Recipe()).reduction)

@@ -1,0 +1,291 @@
+"""Unlearn: an adapter with the chosen rows' effect removed, to be registered as a new version of the model.
+
+    retrain    the recorded run once more, the rows at weight 0: what the model would be without them
+    influence  one influence step from the tuned weights (influence_step.py): an approximation, in seconds
+
+The adapter lies whole in `<work>/adapter` as PEFT saves one, with the recipe beside it and, after a retraining,
+Adam's state. Its effect is measured on the query and on rows that stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.causal.audited import audited_study
+from engine.causal.check_intervals import check_finite
+from engine.causal.check_requirements import positions_of, training_of
+from engine.causal.check_trainings import Trainings, resident_bytes, without
+from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow, SetEffect
+from engine.causal.greedy import greedy_texts
+from engine.causal.influence_step import check_influence, influence_step
+from engine.causal.measuring import log_probs_of, measure_questions
+from engine.causal.recipe import RECIPE_FILE, save_recipe
+from engine.causal.retrainer import Study, longest_answer
+from engine.causal.train import train_lora
+from engine.config import ModelConfig, Recipe, fingerprint
+from engine.dataset import Dataset
+from engine.durable import alone_in, naming_full_disk, sync_directory, write_durably
+from engine.encoded import Encoded
+from engine.errors import InvalidOption
+from engine.loaded import LoadedModel
+from engine.model import load_model
+from engine.opened import OpenIndex
+from engine.question import Question, prepare
+from engine.store import IndexStore
+from engine.types import CheckpointFn, Progress, Query
+from engine.weights import directory_fingerprint
+
+ADAPTER = "adapter"
+_CLAIM = "unlearn.json"
+_HELD_OUT = 200  # rows that stay
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_*")
+
+
+def run_unlearn(
+    model: ModelConfig,
+    dataset: Dataset,
+    index_dir: Path,
+    query: Query,
+    ranked: Sequence[RankedRow],
+    config: CheckConfig,
+    work_dir: Path,
+    checkpoint: CheckpointFn,
+    *,
+    device: str = "cpu",
+) -> CheckResult:
+    """Raises what `train_lora` raises (how: retrain) or `influence_step` (influence)."""
+    started = time.perf_counter()
+    task = _Task(model, dataset, index_dir, query, config, work_dir, device, _chosen(dataset, ranked, config))
+    with alone_in(work_dir):
+        task.claim()
+        details = task.retrain(checkpoint) if config.how == "retrain" else task.step(checkpoint)
+        before, after = task.compare(checkpoint)
+    ids = tuple(dataset[position].id for position in task.positions)
+    change = after.value - before.value
+    changed = None if before.answer is None else float(before.answer != after.answer)
+    predicted = _predicted(ids, ranked, len(dataset))
+    return CheckResult(
+        kind="unlearn",
+        sets=(SetEffect("top", len(ids), before.value, after.value, change, None, None, 1, changed, ids),),
+        answer_before=before.answer,
+        answer_after=after.answer,
+        adapter=work_dir / ADAPTER,
+        held_out={"before": before.loss, "after": after.loss},
+        retrainings=int(config.how == "retrain"),
+        seconds=time.perf_counter() - started,
+        details=details | {"how": config.how, "predicted": {"top": predicted}, "held_out_rows": len(task.held_out)},
+        warnings=task.warnings,
+    )
+
+
+def estimate_unlearn(
+    model: ModelConfig,
+    dataset: Dataset,
+    index_dir: Path,
+    query: Query,
+    ranked: Sequence[RankedRow],
+    config: CheckConfig,
+    work_dir: Path,
+    *,
+    device: str = "cpu",
+) -> CheckCost:
+    """A few steps (rows) are timed. Raises what `run_unlearn` raises."""
+    task = _Task(model, dataset, index_dir, query, config, work_dir, device, _chosen(dataset, ranked, config))
+    task.check_claim()
+    if config.how == "influence":
+        return task.step_cost()
+    if (work_dir / ADAPTER).exists():
+        return CheckCost(0, 0.0, 2 * resident_bytes(Path(model.base), model.dtype))
+    variant = without(task.positions, task.study.training.seed)
+    return Trainings(task.study, work_dir / "timing").cost([variant])
+
+
+@dataclass(frozen=True)
+class _State:
+    """f of the query, the greedy answer (None of a set of queries), mean loss a token on the held-out rows."""
+
+    value: float
+    answer: str | None
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Task:
+    model: ModelConfig
+    dataset: Dataset
+    index_dir: Path
+    query: Query
+    config: CheckConfig
+    work: Path
+    device: str
+    positions: list[int]
+
+    @property
+    def adapter(self) -> Path:
+        return self.work / ADAPTER
+
+    @property
+    def key(self) -> str:
+        state = [directory_fingerprint(Path(path)) for path in self.model.directories]
+        index = IndexStore.open(self.index_dir).manifest.revision if self.config.how == "influence" else ""
+        return fingerprint("unlearn", state, self.model.recipe, sorted(self.positions), len(self.dataset), index)
+
+    def check_claim(self) -> None:
+        """The directory is this task's own. Raises InvalidOption."""
+        file = self.work / _CLAIM
+        if file.exists() and json.loads(file.read_text())["key"] != self.key:
+            raise InvalidOption(
+                f"{self.work} holds another unlearning.", remedy="Give a new directory, or remove that one."
+            )
+
+    def claim(self) -> None:
+        self.check_claim()
+        content = json.dumps({"key": self.key}).encode()
+        write_durably(self.work / _CLAIM, lambda sink: sink.write(content))
+
+    # --- the adapter ---
+
+    @property
+    def study(self) -> Study:
+        training = training_of(self.model, len(self.dataset))
+        return audited_study(self.model, self.dataset, training, [self.query], self.device)
+
+    def retrain(self, checkpoint: CheckpointFn) -> dict[str, Any]:
+        study, run = self.study, self.work / "run"
+        if not self.adapter.exists():
+            if not run.exists():
+                train_lora(
+                    study.base,
+                    study.examples,
+                    run,
+                    study.training,
+                    lambda progress: checkpoint(replace(progress, phase="retrain")),
+                    template=study.template,
+                    max_length=study.max_length,
+                    dtype=study.dtype,
+                    device=study.device,
+                    steps=study.steps,
+                    removed=(*study.removed, *self.positions),
+                )
+            last = run / f"epoch-{study.training.epochs}"
+            with _whole(self.adapter, self.model) as aside:
+                shutil.copytree(last, aside, dirs_exist_ok=True)
+                shutil.copy2(run / RECIPE_FILE, aside / RECIPE_FILE)
+        return {"seed": study.training.seed}
+
+    def step(self, checkpoint: CheckpointFn) -> dict[str, Any]:
+        about = self.work / "influence.json"
+        if not self.adapter.exists():
+            loaded = self._tuned()
+            found = influence_step(loaded, self.dataset, self.index_dir, self.positions, checkpoint)
+            details = {"method": found.method, "coverage": found.coverage, "step_norm": found.norm}
+            text = json.dumps(details | {"approximation": True}).encode()
+            write_durably(about, lambda sink: sink.write(text))
+            loaded.exchange([replace(loaded.states[-1], tensors=found.tensors)])
+            recipe = self.model.recipe or Recipe()
+            notes = {"unlearned": sorted(self.dataset[p].id for p in self.positions), "how": "influence"}
+            with _whole(self.adapter, self.model) as aside:
+                # the base's embeddings are the base's: PEFT would ask a hub whether they changed
+                loaded.module.save_pretrained(str(aside), save_embedding_layers=False)  # type: ignore[operator]
+                save_recipe(aside / RECIPE_FILE, replace(recipe, training=None, details=recipe.details | notes))
+        return json.loads(about.read_text())
+
+    def step_cost(self) -> CheckCost:
+        """A hundredth of the rows, or one, is stepped by, and thrown away."""
+        memory = 3 * resident_bytes(Path(self.model.base), self.model.dtype)
+        if self.adapter.exists():
+            return CheckCost(0, 0.0, memory)
+        loaded = self._tuned()
+        with OpenIndex(loaded, self.dataset, self.index_dir) as index:
+            check_influence(index)
+        some = self.positions[: max(1, len(self.positions) // 100)]
+        started = time.perf_counter()
+        influence_step(loaded, self.dataset, self.index_dir, some, lambda _progress: None)
+        return CheckCost(0, (time.perf_counter() - started) * len(self.positions) / len(some), memory)
+
+    # --- what it did ---
+
+    @property
+    def held_out(self) -> list[int]:
+        """Positions of rows that stay, the same whatever is removed for as long as they stay."""
+        gone = set(self.positions)
+        order = np.random.default_rng((self.config.seed, len(self.dataset))).permutation(len(self.dataset)).tolist()
+        return sorted([position for position in order if position not in gone][:_HELD_OUT])
+
+    def compare(self, checkpoint: CheckpointFn) -> tuple[_State, _State]:
+        """Tokens are the tuned model's own, before and after."""
+        checkpoint(Progress(0, 2, "models", "measure"))
+        tuned = self._tuned()
+        question, encoder = prepare(tuned, None, self.query), tuned.encoder()
+        rows = [encoder.encode(self.dataset[position]) for position in self.held_out]
+        before = _measured(tuned, question, rows)
+        del tuned
+        checkpoint(Progress(1, 2, "models", "measure"))
+        config = replace(self.model, adapter=str(self.adapter), checkpoints=(), quantization=None)
+        after = _measured(load_model(config, self.device), question, rows)
+        checkpoint(Progress(2, 2, "models", "measure"))
+        check_finite(np.array([after.value, after.loss]), "The new adapter")
+        return before, after
+
+    def _tuned(self) -> LoadedModel:
+        return load_model(replace(self.model, quantization=None), self.device)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        notes: list[str] = []
+        if self.config.how == "influence":
+            notes.append("an influence step is an approximation: how: retrain tells what the rows really did")
+        if self.model.quantization:
+            notes.append("measured on the base as it is stored, not quantised")
+        return tuple(notes)
+
+
+@contextmanager
+def _whole(path: Path, model: ModelConfig) -> Iterator[Path]:
+    """A directory that appears when it is whole, with the tokenizer that lies beside the tuned adapter."""
+    aside = path.with_name(path.name + ".writing")
+    with naming_full_disk(path):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        tuned = [Path(source) for source in (model.adapter, *reversed(model.checkpoints)) if source is not None]
+        beside = next((source for source in tuned if (source / "tokenizer.json").is_file()), None)
+        for file in (file for pattern in _TOKENIZER_FILES if beside is not None for file in beside.glob(pattern)):
+            shutil.copy2(file, aside / file.name)
+        yield aside
+        os.rename(aside, path)
+        sync_directory(path.parent)
+
+
+def _chosen(dataset: Dataset, ranked: Sequence[RankedRow], config: CheckConfig) -> list[int]:
+    if config.ids:
+        return positions_of(config.ids, dataset.position_of, "/ids")
+    return positions_of([row.id for row in ranked[: config.rows]], dataset.position_of, "/ranked")
+
+
+@torch.no_grad()
+def _measured(model: LoadedModel, question: Question, rows: Sequence[Encoded]) -> _State:
+    model.use(-1)
+    value = float(measure_questions(model, [question])[0, 0])
+    answer = None
+    if len(question.explained) == 1:
+        sequence = question.sequences[question.explained[0]]
+        answer = greedy_texts(model, sequence, longest_answer(sequence))[0]
+    loss = -float(log_probs_of(model, rows).sum()) / sum(row.target_count for row in rows)
+    return _State(value, answer, loss)
+
+
+def _predicted(ids: Sequence[str], ranked: Sequence[RankedRow], rows: int) -> float | None:
+    """−Σ score/N of the removed rows; None where one of them is not in the ranking or its score is in no unit."""
+    scores = {row.id: row.score for row in ranked if row.in_nats}
+    return -sum(scores[name] for name in ids) / rows if all(name in scores for name in ids) else None
