@@ -7,17 +7,21 @@ of C checkpoints costs one model in memory plus C sets of trained weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from engine import modules
 from engine.config import ModelConfig, Recipe, fingerprint
 from engine.modules import TrackedModule
+from engine.passes import pass_tokens
 from engine.probe import split_reached
 from engine.quantized import needs_single_rows, parameter_count
 from engine.text import TextEncoder
@@ -89,6 +93,19 @@ class LoadedModel:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None and pad < self.module.get_input_embeddings().weight.shape[0] else 0  # type: ignore[operator]
 
+    @cached_property
+    def _adapter_layers(self) -> list[Any]:
+        """Whatever PEFT has put into the module; empty for a dense one."""
+        return [part for part in self.module.modules() if isinstance(part, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+
+    @cached_property
+    def _parameters(self) -> dict[str, Tensor]:
+        return dict(self.module.named_parameters())
+
+    @cached_property
+    def pass_tokens(self) -> float:
+        return pass_tokens(parameter_count(self.module), self.device)
+
     @property
     def hidden_size(self) -> int:
         return _text_config(self.module).hidden_size
@@ -137,11 +154,15 @@ class LoadedModel:
         """The model as it was before fine-tuning; needs `has_base`."""
         if self._base_state is not None:
             self._load(self._base_state)
+        # PEFT's own disable_adapter() walks the whole module several times and makes the adapter trainable: of a small
+        # model that takes longer than the forward pass inside.
         try:
-            with self.module.disable_adapter() if self.lora else nullcontext():  # type: ignore[operator]
-                yield
+            for layer in self._adapter_layers:
+                layer._disable_adapters = True
+            yield
         finally:
-            modules.freeze(self.module)  # PEFT makes the adapter trainable again when it is switched back on
+            for layer in self._adapter_layers:
+                layer._disable_adapters = False
 
     def fingerprints(self) -> dict[str, str]:
         """What an index must share with the model it is asked on (DESIGN §2.3)."""
@@ -174,9 +195,8 @@ class LoadedModel:
     def _load(self, state: State) -> None:
         if state is self._current:
             return
-        parameters = dict(self.module.named_parameters())
         for name, tensor in state.tensors.items():
-            parameters[name].copy_(tensor, non_blocking=True)
+            self._parameters[name].copy_(tensor, non_blocking=True)
         self._current = state
 
 

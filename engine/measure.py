@@ -18,6 +18,7 @@ from engine.ensemble import checkpoint_rates, ensemble_factors
 from engine.explain import QueryVector
 from engine.features import GradientFeatures, check_finite
 from engine.opened import OpenIndex
+from engine.passes import plan_passes
 from engine.question import Question
 from engine.rows import Batch
 from engine.solved import SolvedFeatures
@@ -53,9 +54,11 @@ class _Sequences:
 
     def _batches(self, odds: bool) -> Iterator[Batch]:
         slots = [s for s, wanted in enumerate(self.odds) if wanted == odds]
-        chosen = [self.encoded[s] for s in slots]
-        for batch in self.index.batcher.batches(chosen, [1.0] * len(slots), [-1] * len(slots)):
-            yield Batch(tuple(slots[i] for i in batch.slots), batch.padded)
+        lengths, batcher = [len(self.encoded[s].ids) for s in slots], self.index.batcher
+        for together in plan_passes(lengths, self.index.model.pass_tokens, batcher.token_budget):
+            chosen = [self.encoded[slots[i]] for i in together]
+            for batch in batcher.batches(chosen, [1.0] * len(chosen), [-1] * len(chosen)):
+                yield Batch(tuple(slots[together[i]] for i in batch.slots), batch.padded)
 
     def record(self, batch: Batch, outcome: Outcome, odds: bool) -> None:
         """odds: what is recorded; a method may have the outcome's own sum be of the log-odds in any case."""

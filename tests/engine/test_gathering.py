@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.gathering import LONGEST_S, RECENT_S, Gathering
 from engine.lane import Lane, _tokens
-from engine.types import Generate, Message, Query
+from engine.types import AskOptions, Attribution, Generate, Message, Query
 from tests.engine.test_lane import Blocked, World
 
 
@@ -123,3 +124,33 @@ def test_what_a_question_weighs() -> None:
     )
     assert _tokens(Query(members=(Query(prompt="a" * 3, completion="b" * 3),) * 4)) == pytest.approx(8)
     assert _tokens(Query(prompt="\ud800", completion="x")) > 0
+
+
+def test_sixteen_of_mixed_lengths_get_together_what_each_gets_alone(world: World, tmp_path: Path) -> None:
+    """Contract 4: |difference| ≤ 1e-4·√(s_q s_z)."""
+    rows = [world.dataset[row] for row in range(16)]
+    texts = [((row.prompt or "") * (1 + number % 3), row.completion or "") for number, row in enumerate(rows)]
+    queries = [Query(prompt=prompt, completion=completion) for prompt, completion in texts]
+    assert len({len(prompt) for prompt, _ in texts}) > 6
+    lane = Lane(max_queue=64)
+
+    def ask(query: Query) -> Future[Attribution]:
+        return lane.submit_attribution(world.model, world.dataset.path, world.index, query, AskOptions(top_k=20))
+
+    try:
+        alone = [ask(query).result(30) for query in queries]
+        blocked = Blocked(world, lane, tmp_path / "i")
+        waiting = [ask(query) for query in queries]
+        blocked.end()
+        together = [future.result(60) for future in waiting]
+    finally:
+        lane.close()
+    assert lane.status()["batch_sizes"] == {1: 16, 16: 1}
+    for one, other in zip(alone, together, strict=True):
+        scores = {hit.example_id: hit.score for hit in (*one.proponents, *one.opponents)}
+        largest = max(map(abs, scores.values()))
+        assert {hit.example_id for hit in (*other.proponents, *other.opponents)} == set(scores)
+        for hit in (*other.proponents, *other.opponents):
+            assert hit.score == pytest.approx(scores[hit.example_id], abs=1e-4 * largest)
+        assert one.tuned_minus_base is not None and other.tuned_minus_base is not None
+        assert other.tuned_minus_base == pytest.approx(one.tuned_minus_base, abs=1e-4)
