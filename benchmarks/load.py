@@ -229,10 +229,11 @@ def prepare(work: Path) -> tuple[Path, list[Path]]:
 
 
 @contextmanager
-def serving(home: Path, tuned: Path, database: str) -> Iterator[tuple[int, str]]:
-    """A server process and its address."""
+def serving(home: Path, tuned: Path, database: str, **settings: str) -> Iterator[tuple[int, str]]:
+    """A server process and its address. settings: more of them, as environment variables (WHENCE_…)."""
     command = [sys.executable, "-c", SERVE, str(home), database, str(tuned), str(BASE_MODEL.parent)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | settings
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
