@@ -28,6 +28,7 @@ from engine.model import LoadedModel
 from engine.plan import Plan, make_plan
 from engine.representation import RepresentationFeatures, open_representation
 from engine.rows import Batcher
+from engine.scan_device import DeviceRows
 from engine.solved import with_solvers
 from engine.store import IndexStore
 
@@ -43,6 +44,8 @@ class OpenIndex:
         self.dataset = dataset
         self.between: Callable[[], None] = lambda: None  # called between the steps of a question that takes minutes
         self.store = IndexStore.open(path)
+        if model.device.type == "cuda":
+            self.store.device_rows = DeviceRows(model.device)
         self.plan = plan_of(self.store, model)
         self.store.manifest.require_fingerprints(index_fingerprints(self.plan, model, dataset))
         self.batcher = Batcher(model, int(self.store.manifest.plan["token_budget"]), self.plan.max_batch_rows)

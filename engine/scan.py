@@ -47,8 +47,15 @@ class Queries:
         return torch.from_numpy(self.query_QW.astype(np.float32)).unbind()
 
     @cached_property
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [Q, W], float64 [Q]: query ≈ whole numbers of 24 bits · unit, off by half a unit at most."""
+        largest_Q = np.abs(self.query_QW).max(1, initial=0.0)
+        units_Q = np.where(largest_Q > 0, largest_Q, 1.0) / (LEVELS << (PLANE_BITS * (PLANES - 1)))
+        return np.rint(self.query_QW / units_Q[:, None]).astype(np.int64), units_Q
+
+    @cached_property
     def planes(self) -> tuple[Tensor, np.ndarray]:
-        return _planes(self.query_QW)
+        return _planes(*self.whole)
 
 
 def scan(shard: Shard, queries: Queries) -> np.ndarray:
@@ -120,14 +127,12 @@ _FINISHED_AT_ONCE = 8  # pieces: what follows the products is many small steps
 _PLACES = torch.tensor([float(1 << (PLANE_BITS * place)) for place in range(PLANES)], dtype=torch.float64)
 
 
-def _planes(query_QW: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """int8 [W, Q·3], float64 [Q]: query ≈ Σ_p plane_p · 256^p · unit, off by half a unit at most.
+def _planes(whole_QW: np.ndarray, units_Q: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """int8 [W, Q·3], float64 [Q]: query ≈ Σ_p plane_p · 256^p · unit.
 
     unit: the largest number / (127 · 256²), so that the highest plane fits too.
     """
-    largest_Q = np.abs(query_QW).max(1, initial=0.0)
-    units_Q = np.where(largest_Q > 0, largest_Q, 1.0) / (LEVELS << (PLANE_BITS * (PLANES - 1)))
-    left_QW = np.rint(query_QW / units_Q[:, None]).astype(np.int64)
+    left_QW = whole_QW
     planes = []
     for _ in range(PLANES):
         low_QW = (left_QW + 128) % 256 - 128
@@ -135,8 +140,8 @@ def _planes(query_QW: np.ndarray) -> tuple[Tensor, np.ndarray]:
         left_QW = (left_QW - low_QW) >> PLANE_BITS
     planes_QPW = np.stack(planes, 1).astype(np.int8)
     # Copied into new memory: of a single column `contiguous` keeps strides that _int_mm reads beyond.
-    planes_WP = torch.empty(query_QW.shape[1], planes_QPW.shape[0] * PLANES, dtype=torch.int8)
-    return planes_WP.copy_(torch.from_numpy(planes_QPW.reshape(-1, query_QW.shape[1]).T)), units_Q
+    planes_WP = torch.empty(whole_QW.shape[1], planes_QPW.shape[0] * PLANES, dtype=torch.int8)
+    return planes_WP.copy_(torch.from_numpy(planes_QPW.reshape(-1, whole_QW.shape[1]).T)), units_Q
 
 
 def _signed(codes_KW: Tensor, room: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ def scan_all(store: IndexStore, stored_QW: np.ndarray) -> np.ndarray:
     """As `score_all`, of queries that `in_stored_units` has made."""
     queries = Queries(stored_QW)
     scores_QN = np.empty((len(queries), store.manifest.rows), np.float32)
+    pass_over = scan if store.device_rows is None else store.device_rows.scan
     for shard in store.shards():
-        scores_QN[:, shard.record.start : shard.record.stop] = scan(shard, queries)
+        scores_QN[:, shard.record.start : shard.record.stop] = pass_over(shard, queries)
     return scores_QN
 
 

@@ -29,6 +29,7 @@ from engine.compression import LearnedBasis
 from engine.durable import naming_full_disk, remove_partials, write_durably
 from engine.errors import CorruptIndex, IndexUnavailable, NonFiniteGradient
 from engine.manifest import MANIFEST_FILE, Manifest, ShardRecord, read_manifest, row_bytes, write_manifest
+from engine.scan_device import DeviceRows
 from engine.shard import (
     SHARD_FOLDER,
     Shard,
@@ -63,6 +64,7 @@ class IndexStore:
         self._norms_N: np.ndarray | None = None
         self._scales_N: np.ndarray | None = None
         self._opening = threading.Lock()
+        self.device_rows: DeviceRows | None = None  # set where a GPU shall search
 
     @classmethod
     def open(cls, path: Path) -> IndexStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import scan as scanning
+from engine import scan_device
 from engine.errors import NonFiniteGradient
 from engine.manifest import lay_out
 from engine.scan import Queries, scan
+from engine.scan_device import DeviceRows
 from engine.search import ROUNDING
 from engine.shard import Shard
 from tests.engine.index_factory import build, make_manifest
@@ -143,3 +146,53 @@ def test_a_score_beyond_float32_is_refused(tmp_path: Path, dtype: str) -> None:
     shard = shard_of(tmp_path, np.full((3, 40), 60_000.0), dtype)
     with pytest.raises(NonFiniteGradient, match="overflows"):
         scan(shard, Queries(np.full((1, 40), 3e37)))
+
+
+# --- on a device ---
+
+
+def devices() -> list[Any]:
+    return [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 33, 512])
+def test_a_device_gives_the_processors_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, dtype: str, width: int
+) -> None:
+    monkeypatch.setattr(scan_device, "PIECE_NUMBERS", 100 * width)
+    random = np.random.default_rng(0)
+    shard = shard_of(tmp_path, random.standard_normal((350, width)), dtype)
+    queries = Queries(random.standard_normal((3, width)) * [[1.0], [1e4], [0.0]])
+    rows = DeviceRows(torch.device(device))
+    expected_QN = scan(shard, queries)
+    for _ in range(2):  # the second time from what was kept
+        found_QN = rows.scan(shard, queries)
+        assert found_QN.dtype == np.float32
+        if dtype == "int8":
+            assert np.array_equal(found_QN, expected_QN)
+        else:
+            assert (np.abs(found_QN - expected_QN) <= allowed(shard, queries.query_QW)).all()
+    alone_1N = rows.scan(shard, Queries(queries.query_QW[:1]))
+    assert np.array_equal(alone_1N[0], found_QN[0])
+
+
+@pytest.mark.gpu
+def test_what_does_not_fit_is_copied_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    shard = shard_of(tmp_path, random.standard_normal((300, 40)), "int8")
+    queries = Queries(random.standard_normal((2, 40)))
+    kept = DeviceRows(torch.device("cuda"))
+    monkeypatch.setattr(scan_device, "ROOM", 1.0)
+    streamed = DeviceRows(torch.device("cuda"))
+    assert np.array_equal(streamed.scan(shard, queries), scan(shard, queries)) and not streamed._kept
+    monkeypatch.setattr(scan_device, "ROOM", 0.0)
+    assert np.array_equal(kept.scan(shard, queries), scan(shard, queries)) and kept._kept
+
+
+@pytest.mark.parametrize("device", devices())
+def test_a_device_refuses_a_score_beyond_float32(tmp_path: Path, device: str) -> None:
+    shard = shard_of(tmp_path, np.full((3, 40), 60_000.0), "float16")
+    with pytest.raises(NonFiniteGradient, match="overflows"):
+        DeviceRows(torch.device(device)).scan(shard, Queries(np.full((1, 40), 3e37)))
