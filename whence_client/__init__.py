@@ -3,6 +3,7 @@
 from whence_client.aliases import Alias
 from whence_client.asynchronous import AsyncWhence
 from whence_client.batches import Batch, BatchResult
+from whence_client.checks import Check, CheckCost, CheckResult
 from whence_client.errors import (
     APIError,
     Conflict,
@@ -48,6 +49,9 @@ __all__ = [
     "AuditEvent",
     "Batch",
     "BatchResult",
+    "Check",
+    "CheckCost",
+    "CheckResult",
     "Conflict",
     "ConnectionFailed",
     "Dataset",

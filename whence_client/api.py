@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from whence_client.endpoints import aliases, attributions, datasets, evaluations, indexes, jobs, keys, models, service
+from whence_client.endpoints import checks as of_checks
 from whence_client.flow import Flow
 
 P = ParamSpec("P")
@@ -123,6 +124,17 @@ class Attributions(Group[Kind]):
     batch_results = Endpoint(attributions.batch_results)
     save_batch_results = Endpoint(attributions.save_batch_results)
     delete_batch = Endpoint(attributions.delete_batch)
+    verify = Endpoint(of_checks.verify)
+    estimate_verification = Endpoint(of_checks.estimate)
+    checks = Endpoint(of_checks.of_answer)
+
+
+class Checks(Group[Kind]):
+    get = Endpoint(of_checks.retrieve)
+    update = Endpoint(of_checks.update)
+    list = Endpoint(of_checks.list_page)
+    all = Endpoint(of_checks.list_all)
+    delete = Endpoint(of_checks.delete)
 
 
 class Jobs(Group[Kind]):
@@ -161,5 +173,6 @@ class Api(Group[Kind]):
         self.aliases: Aliases[Kind] = Aliases(run)
         self.evaluations: Evaluations[Kind] = Evaluations(run)
         self.attributions: Attributions[Kind] = Attributions(run)
+        self.checks: Checks[Kind] = Checks(run)
         self.jobs: Jobs[Kind] = Jobs(run)
         self.keys: Keys[Kind] = Keys(run)

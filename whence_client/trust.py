@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from whence_client.checks import LeftOut
 from whence_client.problem import Problem
 from whence_client.resource import Resource
 
@@ -128,7 +129,8 @@ class Reliability(Resource):
 
 class Trust(Resource):
     """How far the ranking can be trusted: trusted, weak, untrusted or unmeasured, and why. `questions`: composition (of
-    which this verdict is) and this_run. `scorecard`: the evaluation it rests on."""
+    which this verdict is) and this_run. `scorecard`: the evaluation it rests on. `measured`: of this very answer,
+    by its newest leave-out check."""
 
     verdict: str
     reason: str | None = None
@@ -137,3 +139,4 @@ class Trust(Resource):
     scope: TrustScope = TrustScope()
     reliability: Reliability | None = None
     scorecard: str | None = None
+    measured: LeftOut | None = None

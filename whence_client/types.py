@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, PrivateAttr
 
+from whence_client.checks import MeasuredEffect
 from whence_client.errors import WhenceError
 from whence_client.problem import Problem
 from whence_client.resource import Resource
@@ -200,7 +201,7 @@ class Hit(Resource):
 
     `rank_low` to `rank_high`: the ranks that the score's error allows, of which `rank_error` says what it is
     (checkpoints, storage, none). `cluster`: the `number` of its cluster of near-duplicates. `predicted_effect`: None
-    where no scorecard's model holds for this answer.
+    where no scorecard's model holds for this answer. `effect`: by the newest check that measured the row.
     """
 
     rank: int
@@ -219,6 +220,7 @@ class Hit(Resource):
     module_scores: dict[str, float | None] | None = None
     exact_score: float | None = None
     predicted_effect: Effect | None = None
+    effect: MeasuredEffect | None = None
     rank_low: int | None = None
     rank_high: int | None = None
     tied: bool = False

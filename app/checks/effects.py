@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.checks.repository import ChecksRepository
+from app.checks.words import left_out_words
 from app.tables import CheckRow
 
 Json = dict[str, Any]
@@ -57,31 +58,3 @@ def left_out(checks: Collection[CheckRow], measurement: str) -> Json | None:
             known = {"random_change": control and control["change"], "difference": difference, "words": words}
             return {"check": check.id} | figures | known
     return None
-
-
-def left_out_words(top: Json, control: Json | None, difference: Json | None, measurement: str) -> str:
-    """From where to where, how sure, and what as many random rows did."""
-    rows, verb = top["rows"], "fell" if top["change"] < 0 else "rose"
-    which = "top row was" if rows == 1 else f"{rows} top rows were"
-    said = (
-        f"Measured on this very answer: its {measured_name(measurement)} {verb} from {top['before']:z.2f} to "
-        f"{top['after']:z.2f} when the {which} left out"
-    )
-    if None not in (top["low"], top["high"]):
-        said += f" (change {top['change']:+.2f}, 95 %: {top['low']:+.2f} to {top['high']:+.2f})"
-    if control is not None and control["after"] is not None:
-        said += f"; to {control['after']:z.2f} without {'a random one' if rows == 1 else 'as many random ones'}"
-    said += "."
-    if difference is None or None in (difference["value"], difference["low"], difference["high"]):
-        return said
-    between = f"{difference['value']:+.2f} nats, 95 %: {difference['low']:+.2f} to {difference['high']:+.2f}"
-    if difference["high"] < 0:
-        return f"{said} These rows mattered more than chance explains ({between})."
-    return f"{said} That is not clearly more than random rows do ({between})."
-
-
-def measured_name(kind: str) -> str:
-    """Of a measurement's kind: what is measured, in words."""
-    name = "log-odds" if kind.endswith("log_odds") else "log-probability"
-    name += " over the other completion's" if "contrastive" in kind else ""
-    return f"mean {name}" if kind.startswith("mean") else name

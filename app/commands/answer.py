@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.commands.console import one_line, out, table, warn
-from app.commands.trust import effect_lines, effect_text, trust_lines
+from app.commands.trust import effect_lines, effect_text, measured_text, trust_lines
 from whence_client import Attribution, Hit
 from whence_client.types import Cluster, Diagnostics, Group, Removal
 
@@ -85,11 +85,10 @@ def fine_tuning_line(answer: Attribution) -> Text:
 def hit_table(title: str, hits: Sequence[Hit]) -> Table:
     rows = [(rank_text(h), f"{h.score:+.4g}", _percentile(h), h.example_id, _tags(h), hit_text(h)) for h in hits]
     columns = [">#", ">score", ">pct", "example", "tags", "text"]
-    effects = [effect_text(hit) for hit in hits]
-    if not any(effects):
-        return table(title, columns, rows)
-    with_effects = [(*row[:3], effect, *row[3:]) for row, effect in zip(rows, effects, strict=True)]
-    return table(title, [*columns[:3], ">effect", *columns[3:]], with_effects)
+    known = {">effect": [effect_text(hit) for hit in hits], ">measured": [measured_text(hit) for hit in hits]}
+    more = {name: cells for name, cells in known.items() if any(cells)}
+    with_more = [(*row[:3], *(cells[at] for cells in more.values()), *row[3:]) for at, row in enumerate(rows)]
+    return table(title, [*columns[:3], *more, *columns[3:]], with_more)
 
 
 def rank_text(hit: Hit) -> str:

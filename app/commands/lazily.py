@@ -36,6 +36,10 @@ COMMANDS = {
         "evaluate:evaluate",
         "Train again without some of the rows, and compare with what the index predicts: a scorecard.",
     ),
+    "verify": Place(
+        "verify:verify",
+        "Check one answer by an experiment: change the training, and measure what that does to the output.",
+    ),
     "ask": Place("ask:ask", "Rank the training examples behind one output of a fine-tuned model."),
     "score": Place("score:score", "Score every training row for every query, into an .npz file. Positive = proponent."),
     "methods": Place(

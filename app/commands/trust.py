@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
+from app.checks.words import effect_name
 from app.commands.console import clean, one_line
 from whence_client import Attribution, Hit
 
@@ -22,6 +23,8 @@ def trust_lines(answer: Attribution) -> list[Text]:
         style = "bold yellow" if trust.reliability.level == "low" else ""
         words = one_line(trust.reliability.words, LONGEST).plain
         lines.append(Text("This question: ").append(words, style=style))
+    if trust.measured is not None:
+        lines.append(one_line(trust.measured.words, LONGEST))
     return lines
 
 
@@ -36,13 +39,24 @@ def effect_text(hit: Hit) -> str:
     return "" if effect is None else f"{effect.value:+.2g} ({effect.low:+.2g} to {effect.high:+.2g})"
 
 
+def measured_text(hit: Hit) -> str:
+    """What a check measured of the row; empty where none did."""
+    effect = hit.effect
+    if effect is None:
+        return ""
+    between = "" if effect.low is None or effect.high is None else f" ({effect.low:+.2g} to {effect.high:+.2g})"
+    return f"{effect.measured:+.2g}{between}"
+
+
 def effect_lines(answer: Attribution) -> list[Text]:
-    """What the column of effects means, where there is one."""
-    known = [hit.predicted_effect for hit in (*answer.proponents, *answer.opponents) if hit.predicted_effect]
-    if not known:
-        return []
-    meant = "predicted change of this output, in nats, if the row were left out of this run"
-    return [Text(f"Effect: {meant} ({known[0].level:.0%} interval).", style="dim")]
+    """What the columns of effects mean, where there are any."""
+    hits, lines = (*answer.proponents, *answer.opponents), list[Text]()
+    if known := [hit.predicted_effect for hit in hits if hit.predicted_effect]:
+        meant = "predicted change of this output, in nats, if the row were left out of this run"
+        lines.append(Text(f"Effect: {meant} ({known[0].level:.0%} interval).", style="dim"))
+    if kinds := dict.fromkeys(effect_name(hit.effect.kind) for hit in hits if hit.effect):
+        lines.append(Text(f"Measured: change of this output, in nats, by {' or '.join(kinds)}.", style="dim"))
+    return lines
 
 
 def _judged(about: str, verdict: str, reason: str | None, beyond: str = "") -> Text:

@@ -259,8 +259,8 @@ def test_a_leave_out_check_is_evidence_of_this_very_answer(client: TestClient, a
         check["id"], -3.2, -0.1,
     )  # fmt: skip
     assert trust["measured"]["words"] == (
-        "Measured on this very answer: its log-probability fell from -2.10 to -5.30 when the 2 top rows were left out "
-        "(change -3.20, 95 %: -3.60 to -2.80); to -2.20 without as many random ones. These rows mattered more than "
+        "Measured on this very answer: its log-probability fell from -2.10 to -5.30 nats when the 2 top rows were left "
+        "out (change -3.20, 95 %: -3.60 to -2.80); to -2.20 without as many random ones. These rows mattered more than "
         "chance explains (-3.10 nats, 95 %: -3.70 to -2.50)."
     )
 

@@ -153,6 +153,35 @@ def test_an_export_that_breaks_off_leaves_what_was_there(call, index, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_checks(call, model, tmp_path):
+    (tmp_path / "four.jsonl").write_text("".join(f'{{"prompt": "one {n}", "completion": " two"}}\n' for n in range(4)))
+    dataset = call(lambda c: c.datasets.upload(tmp_path / "four.jsonl"))
+    trained = call(lambda c: c.models.create("trained", base=tmp_path / "model", recipe={"training": {}}))
+    built = call(lambda c: c.indexes.build(model=trained.id, dataset=dataset.id))
+    call(lambda c: c.jobs.wait(built.job_id))
+    answer = call(lambda c: c.ask(trained.id, prompt="one two", completion=" three"))
+    assert (answer.trust.measured, answer.proponents[0].effect) == (None, None)
+    cost = call(lambda c: c.attributions.estimate_verification(answer.id, kind="leave_out", rows=2, seeds=4))
+    assert (cost.retrainings, cost.memory_bytes) == (4, 1 << 20)
+    made = call(lambda c: c.attributions.verify(answer.id, kind="leave_out", rows=2, name="first", metadata={"n": 1}))
+    assert made.result is None
+    call(lambda c: c.jobs.wait(made.job_id))
+    ready = call(lambda c: c.checks.get(made.id))
+    assert (ready.state, ready.kind, ready.attribution, ready.metadata) == ("ready", "leave_out", answer.id, {"n": 1})
+    assert ready.result.of("top").change == -3.2 and ready.result.of("half") is None
+    assert ready.result.effects[0].id == answer.proponents[0].example_id
+    shown = call(lambda c: c.attributions.get(answer.id))
+    assert (shown.trust.measured.check, shown.trust.measured.difference.high) == (made.id, -2.5)
+    assert shown.proponents[0].effect.check == made.id
+    assert call(lambda c: c.attributions.checks(answer.id, limit=1)).data[0].id == made.id
+    assert [found.id for found in call(lambda c: c.checks.all())] == [made.id]
+    assert call(lambda c: c.checks.list(kind="flip")).data == []
+    assert call(lambda c: c.checks.update(made.id, name="renamed")).name == "renamed"
+    assert call(lambda c: c.checks.delete(made.id)) is None
+    with pytest.raises(wc.NotFound, match=made.id):
+        call(lambda c: c.checks.get(made.id))
+
+
 def test_evaluations(call, model, tmp_path):
     (tmp_path / "four.jsonl").write_text("".join(f'{{"prompt": "one {n}", "completion": " two"}}\n' for n in range(4)))
     dataset = call(lambda c: c.datasets.upload(tmp_path / "four.jsonl"))
@@ -368,6 +397,7 @@ def _calls() -> Iterator[tuple[str, str]]:
         Aliases,
         Api,
         Attributions,
+        Checks,
         Datasets,
         Endpoint,
         Evaluations,
@@ -377,7 +407,7 @@ def _calls() -> Iterator[tuple[str, str]]:
         Models,
     )
 
-    for group in (Api, Models, Datasets, Indexes, Aliases, Evaluations, Attributions, Jobs, Keys):
+    for group in (Api, Models, Datasets, Indexes, Aliases, Evaluations, Attributions, Checks, Jobs, Keys):
         for endpoint in vars(group).values():
             if not isinstance(endpoint, Endpoint):
                 continue
