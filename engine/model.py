@@ -213,12 +213,17 @@ def _on_device(state: State, device: torch.device) -> State:
 
 
 def _load_tokenizer(config: ModelConfig, base: Path) -> Any:
-    path = config.tokenizer or _tokenizer_beside(config) or str(base)
+    path = tokenizer_path(config)
     check_tokenizer_files(Path(path))
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except _UNLOADABLE as error:
         raise NotAModel(f"{path} holds no tokenizer that can be loaded: {_first_line(error)}") from None
+
+
+def tokenizer_path(config: ModelConfig) -> str:
+    """The directory that the model's tokenizer is read from."""
+    return config.tokenizer or _tokenizer_beside(config) or config.base
 
 
 def _tokenizer_beside(config: ModelConfig) -> str | None:

@@ -11,6 +11,7 @@ from engine.causal.retrainer import Study
 from engine.causal.steps import check_trainable, make_steps
 from engine.config import ModelConfig, Recipe, Training
 from engine.dataset import Dataset
+from engine.model import tokenizer_path
 from engine.types import Query
 
 _FIRST_NUMBER = 1000  # of the seeds: replicas of an index take 1, 2, …
@@ -32,6 +33,7 @@ def audited_study(
     check_trainable(training)
     recipe = model.recipe or Recipe()
     own = recipe.steps is None or recipe.steps == make_steps(len(dataset), training)
+    tokenizer = tokenizer_path(model)
     return Study(
         base=Path(model.base),
         examples=tuple(dataset),
@@ -42,6 +44,8 @@ def audited_study(
         dtype=model.dtype,
         device=device,
         steps=None if own else recipe.steps,
+        tokenizer=None if tokenizer == model.base else tokenizer,
+        chat_template=model.chat_template,
         greedy=tuple(greedy),
         removed=removed_rows(recipe, len(dataset)),
     )

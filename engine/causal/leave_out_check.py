@@ -55,8 +55,7 @@ def run_leave_out(
     plan = _Plan.of(model, dataset, query, ranked, config, work_dir, device)
     variants = plan.variants
     found = plan.trainings.measure(variants, checkpoint, "retrain")
-    tuned = load_model(replace(plan.model, quantization=None), device)
-    value = float(measure_questions(tuned, [prepare(tuned, None, query)])[0, 0])
+    value = plan.value
     full_S = plan.values(found, [])
     top_S = plan.values(found, plan.top) - full_S
     random_SD = np.stack([plan.values(found, drawn) - full_S for drawn in plan.random], axis=1)
@@ -102,10 +101,10 @@ def estimate_leave_out(
 
 @dataclass(frozen=True)
 class _Plan:
-    """top, bm25, random: positions of the sets."""
+    """value: f under the tuned model. top, bm25, random: positions of the sets."""
 
-    model: ModelConfig
     trainings: Trainings
+    value: float
     seeds: tuple[int, ...]
     top: list[int]
     bm25: list[int]
@@ -126,11 +125,14 @@ class _Plan:
         training = training_of(model, len(dataset))
         study = audited_study(model, dataset, training, [query], device)
         top = positions_of([row.id for row in ranked[: config.rows]], dataset.position_of, "/ranked")
-        bm25, matching = lexically_nearest(dataset, query, config.rows)
+        tuned = load_model(replace(model, quantization=None), device)
+        question = prepare(tuned, None, query)
+        value = float(measure_questions(tuned, [question])[0, 0])
+        bm25, matching = lexically_nearest(dataset, question.text, config.rows)
         notes = _notes(model, top, bm25, matching, config)
         seeds = audited_seeds(training, config.seeds)
         random = random_sets(len(dataset), top, config.draws, config.seed)
-        return cls(model, Trainings(study, work_dir / FOLDER), seeds, top, bm25, random, notes)
+        return cls(Trainings(study, work_dir / FOLDER), value, seeds, top, bm25, random, notes)
 
     @property
     def variants(self) -> list[Variant]:
@@ -150,18 +152,11 @@ def random_sets(rows: int, top: Sequence[int], draws: int, seed: int) -> list[li
     return [sorted(generator.choice(pool, len(top), replace=False).tolist()) for generator in generators]
 
 
-def lexically_nearest(dataset: Dataset, query: Query, count: int) -> tuple[list[int], int]:
-    """(positions of BM25's first rows, ties by position; how many of them share a word with the query)."""
-    scores_N = Bm25Index([example_text(example) for example in dataset]).scores(query_text(query))
+def lexically_nearest(dataset: Dataset, text: str, count: int) -> tuple[list[int], int]:
+    """(positions of BM25's first rows, ties by position; how many of them share a word with the text)."""
+    scores_N = Bm25Index([example_text(example) for example in dataset]).scores(text)
     order = np.argsort(-scores_N.astype(np.float64), kind="stable")[:count]
     return order.tolist(), int((scores_N[order] > 0).sum())
-
-
-def query_text(query: Query) -> str:
-    """What lexical methods read of a query that is spelled out."""
-    turns = [message.content for message in query.messages or ()]
-    own = [part for part in (query.prompt, *turns, query.completion) if part]
-    return "\n".join([*own, *(query_text(member) for member in query.members)])
 
 
 def _notes(

@@ -23,6 +23,7 @@ from engine.config import Training
 from engine.dataset import Dataset
 from engine.errors import CorruptIndex, InvalidOption
 from engine.loaded import LoadedModel, State
+from engine.model import tokenizer_path
 from engine.types import CheckpointFn
 from engine.weights import directory_fingerprint
 
@@ -65,6 +66,8 @@ def train_replica(
         max_length=model.recipe.max_length,
         dtype=model.config.dtype,
         device=str(model.device),
+        tokenizer=tokenizer_path(model.config),
+        chat_template=model.config.chat_template,
         removed=removed_rows(model.recipe, len(dataset)),
     )
 

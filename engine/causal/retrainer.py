@@ -39,6 +39,7 @@ class Study:
 
     steps: the audited run's recorded order, where it is not the one that `make_steps` gives; variants of its seed keep
     to it. removed: rows that the audited run itself left out (engine/causal/unlearn.py); no variant has them.
+    tokenizer, chat_template: where they are not the base's.
     greedy: queries of which the answer's greedy margin is measured, and what is answered instead is kept.
     """
 
@@ -51,6 +52,8 @@ class Study:
     dtype: DType = "float32"
     device: str = "cpu"
     steps: Steps | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
     greedy: tuple[Query, ...] = ()
     removed: tuple[int, ...] = ()
 
@@ -71,7 +74,14 @@ class Retrainer:
             check_steps(study.steps, make_steps(len(study.examples), study.training))
         assert study.training.lora is not None
         recipe = Recipe("batch_token_mean", study.template, study.max_length)
-        model = load_model(ModelConfig(str(study.base), recipe=recipe, dtype=study.dtype), study.device)
+        config = ModelConfig(
+            str(study.base),
+            tokenizer=study.tokenizer,
+            chat_template=study.chat_template,
+            recipe=recipe,
+            dtype=study.dtype,
+        )
+        model = load_model(config, study.device)
         encoder = model.encoder()
         self.study = study
         self.rows: list[Encoded] = [encoder.encode(example) for example in study.examples]

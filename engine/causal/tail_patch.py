@@ -27,13 +27,15 @@ from engine.causal.variant import Variant
 from engine.config import ModelConfig, Training, fingerprint
 from engine.dataset import Dataset
 from engine.durable import alone_in
+from engine.encoded import Encoded
 from engine.evaluate.correlation import spearman
 from engine.types import CheckpointFn, Progress, Query
 
 WIDTH = 64  # adapters of a chunk, at most
-_STACK_BYTES = 1 << 30  # weights, gradients, moments and what AdamW needs meanwhile, of a chunk
+_STACK_BYTES = 1 << 30  # of a chunk's adapters; its logits may take as much
 _TOKENS = 8192  # of a chunk's forward pass
 _COPIES = 6  # of an adapter's numbers: θ, its gradient, two moments, two temporaries
+_LOGITS = 3  # copies of a row's: themselves, their logarithms, their gradient
 _ALIKE = 4  # candidates for each random row: those whose lengths are nearest
 
 
@@ -94,8 +96,7 @@ def estimate_tail_patch(
             patches.changes(chunk)
             one_chunk_seconds.append(time.perf_counter() - started)
         seconds = min(one_chunk_seconds) * len(missing) / len(chunk)
-    numbers = patches.width * _COPIES * patches.tuned.theta_P.nbytes
-    return CheckCost(0, seconds, 2 * patches.tuned.model_bytes + numbers)
+    return CheckCost(0, seconds, 2 * patches.tuned.model_bytes + patches.chunk_bytes)
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,26 @@ class _Patches:
     @property
     def width(self) -> int:
         """Adapters of a chunk, within memory."""
-        longest = max(len(self.tuned.rows[p].ids) for p in self._positions)
-        numbers = _STACK_BYTES // (_COPIES * self.tuned.theta_P.nbytes)
-        return max(1, min(WIDTH, numbers, _TOKENS // longest))
+        tokens = _TOKENS // max(len(row.ids) for row in self._read)
+        return max(1, min(WIDTH, tokens, _STACK_BYTES // self._adapter_bytes, _STACK_BYTES // self._logit_bytes))
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.width * (self._adapter_bytes + self._logit_bytes)
+
+    @property
+    def _read(self) -> list[Encoded]:
+        return [*(self.tuned.rows[p] for p in self._positions), *self.tuned.question.sequences]
+
+    @property
+    def _adapter_bytes(self) -> int:
+        return _COPIES * self.tuned.theta_P.nbytes
+
+    @property
+    def _logit_bytes(self) -> int:
+        """Of the row with the most targets."""
+        numbers = max(row.target_count for row in self._read) * self.tuned.vocabulary
+        return _LOGITS * numbers * self.tuned.theta_P.element_size()
 
     def missing(self, store: OutcomeStore) -> list[int]:
         """Rows of like length together."""

@@ -57,6 +57,8 @@ def train_lora(
     dtype: DType = "float32",
     device: str = "cpu",
     threads: int = 1,
+    tokenizer: str | None = None,
+    chat_template: str | None = None,
     steps: Steps | None = None,
     removed: Sequence[int] = (),
 ) -> TrainResult:
@@ -64,6 +66,7 @@ def train_lora(
 
     `out` appears when the run is whole; until then its epochs lie in `<out>.partial`, and a run that was interrupted
     goes on at the last of them, to the same bytes. threads: torch's; another number may change the last bits.
+    tokenizer, chat_template: where they are not the base's.
     steps: another order of rows than the seed's, of as many steps. removed: rows of weight 0: they keep their places in
     the steps and their denominators, and teach nothing.
     on_progress is called after every step and may raise Cancelled.
@@ -77,7 +80,8 @@ def train_lora(
     _check_new(out)
     recipe = make_recipe(len(examples), training, template or TemplateConfig(), max_length, steps, removed)
     with naming_full_disk(out), torch_threads(threads):
-        run = _Run(base, examples, recipe, dtype, device)
+        config = ModelConfig(str(base), tokenizer=tokenizer, chat_template=chat_template, recipe=recipe, dtype=dtype)
+        run = _Run(config, examples, device)
         partial = out.with_name(out.name + ".partial")
         with alone_in(partial):
             _check_claim(out, partial, run.fingerprint)
@@ -135,11 +139,13 @@ def _logged(log: Path) -> dict[str, Any]:
 class _Run:
     """The model, its optimizer and the rows as tokens."""
 
-    def __init__(self, base: Path, examples: Sequence[Example], recipe: Recipe, dtype: DType, device: str) -> None:
+    def __init__(self, config: ModelConfig, examples: Sequence[Example], device: str) -> None:
+        recipe = config.recipe
+        assert recipe is not None
         assert recipe.steps is not None
         assert recipe.training is not None
         assert recipe.training.lora is not None
-        model = load_model(ModelConfig(str(base), recipe=recipe, dtype=dtype), device)
+        model = load_model(config, device)
         encoder = model.encoder()
         rows = [encoder.encode(example) for example in examples]
         self.epochs = recipe.training.epochs
@@ -149,7 +155,8 @@ class _Run:
         weights_1N[:, list(removed_rows(recipe, len(rows)))] = 0.0
         self.loop = TrainingLoop(self.stack, rows, recipe.training, [recipe.steps], weights_1N)
         tokens = [(row.ids, row.targets) for row in rows]
-        self.fingerprint = fingerprint("train", directory_fingerprint(base), tokens, recipe, dtype)
+        base = directory_fingerprint(Path(config.base))
+        self.fingerprint = fingerprint("train", base, tokens, recipe, config.dtype)
 
     def train(self, out: Path, on_progress: CheckpointFn) -> list[float]:
         losses, epoch = self._resume(out)

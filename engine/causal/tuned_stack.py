@@ -19,7 +19,7 @@ from engine.config import ModelConfig, Training, fingerprint
 from engine.encoded import Encoded
 from engine.errors import UnsupportedModel
 from engine.loaded import LoadedModel
-from engine.model import load_model
+from engine.model import load_model, tokenizer_path
 from engine.moments import read_moments, saved_name
 from engine.question import Question, prepare
 from engine.types import Example, Query
@@ -67,6 +67,10 @@ class TunedStack:
         return measure_questions(self.stack.loaded, [self.question], self.stack.count)[:, 0]
 
     @property
+    def vocabulary(self) -> int:
+        return self.stack.loaded.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+
+    @property
     def model_bytes(self) -> int:
         return sum(p.numel() * p.element_size() for p in self.stack.loaded.module.parameters())
 
@@ -80,7 +84,7 @@ def tuned_stack(
         raise UnsupportedModel("The check steps from a LoRA adapter, and this model has none.")
     tuned = load_model(replace(model, quantization=None), device)
     base = load_model(
-        ModelConfig(model.base, tokenizer=model.tokenizer, recipe=model.recipe, dtype=model.dtype), device
+        ModelConfig(model.base, tokenizer=tokenizer_path(model), recipe=model.recipe, dtype=model.dtype), device
     )
     assert training.lora is not None
     stack = AdapterStack(base, training.lora, 1)

@@ -175,6 +175,8 @@ class _Task:
                     max_length=study.max_length,
                     dtype=study.dtype,
                     device=study.device,
+                    tokenizer=study.tokenizer,
+                    chat_template=study.chat_template,
                     steps=study.steps,
                     removed=(*study.removed, *self.positions),
                 )

@@ -278,6 +278,8 @@ class _CanaryRun:
                 max_length=study.max_length,
                 dtype=study.dtype,
                 device=study.device,
+                tokenizer=study.tokenizer,
+                chat_template=study.chat_template,
                 removed=study.removed,
             )
         given = self.scorer.config

@@ -184,7 +184,7 @@ def test_sets_are_drawn_from_the_other_rows_and_bm25_reads_the_query(world: Plan
     assert sets == random_sets(10, [0, 1, 2], 4, seed=1)
     assert all(len(set(rows) - {0, 1, 2}) == 3 for rows in sets)
     assert all(len(set(rows)) == 6 for rows in random_sets(8, range(6), 3, seed=1))
-    positions, matching = lexically_nearest(world.dataset, Query(prompt="dog"), 2)
+    positions, matching = lexically_nearest(world.dataset, "dog", 2)
     assert world.dataset[positions[0]].id == "dog"
     assert matching == 1
 
@@ -215,3 +215,16 @@ def test_memory_is_told_from_the_files_headers(world: PlantedWorld) -> None:
     module = load_model(replace(world.model, checkpoints=(), adapter=None)).module
     counted = sum(parameter.numel() for parameter in module.parameters())
     assert resident_bytes(world.root / "base", "float64") == 8 * counted
+
+
+def test_a_repetition_reads_rows_by_the_models_own_chat_template(world: PlantedWorld, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    chats = factories.dataset(tmp_path, [{"id": "a", "messages": turns}])
+    template = "{% for m in messages %}({{ m['role'] }}){{ m['content'] }}{% if m['role'] == 'assistant' %};{% endif %}"
+    template += "{% endfor %}{% if add_generation_prompt %}(assistant){% endif %}"
+    config = replace(world.model, chat_template=template, recipe=None)
+    trainer = Retrainer(audited_study(config, chats, TRAINING, [], "cpu"))
+    expected = load_model(config).encoder().encode(chats[0])
+    assert trainer.rows == [expected]
+    plain = Retrainer(audited_study(replace(config, chat_template=None), chats, TRAINING, [], "cpu"))
+    assert plain.rows[0].ids != expected.ids
