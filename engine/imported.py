@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.draft import index_info
 from engine.errors import CorruptIndex
+from engine.ivf import check_lists
 from engine.manifest import NUMBER_BYTES, Manifest, ShardRecord
 from engine.methods.specs import validate_method
 from engine.shard import damaged, empty_index, shard_files
@@ -46,6 +47,7 @@ def check_imported(path: Path, *, sketched: bool) -> IndexInfo:
         for _ in store.shards():
             pass
         _ = store.basis
+        check_lists(store)
         for file in manifest.curvature:
             _check_tensors(path, file)
         info = index_info(store, manifest, sketched=sketched)

@@ -69,8 +69,23 @@ class Lists:
 
     def rows(self, chosen: np.ndarray) -> np.ndarray:
         """int64 [M], ascending: the rows of these lists."""
-        parts = [self._positions[int(self.offsets_L[i]) : int(self.offsets_L[i + 1])] for i in chosen]
+        bounds = [(int(self.offsets_L[i]), int(self.offsets_L[i + 1])) for i in chosen]
+        parts = [self._positions[start:stop] for start, stop in bounds if start < stop]  # an empty last one is refused
         return np.sort(np.concatenate(parts)).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def check_lists(store: IndexStore) -> None:
+    """Of an index that came from elsewhere. Raises CorruptIndex where a query would fail, or miss rows."""
+    lists, record = open_lists(store), store.manifest.search
+    if lists is None or record is None:
+        return
+    offsets_L, every_N = lists.offsets_L, np.arange(store.manifest.rows)
+    fine = offsets_L.dtype == np.int64 and offsets_L[0] == 0 and (np.diff(offsets_L) >= 0).all()
+    fine = fine and offsets_L[-1] == len(every_N)
+    fine = fine and np.array_equal(lists.rows(np.arange(record.lists)), every_N)
+    fine = fine and 1 <= record.probes <= record.lists and 0 <= record.recall_at_10 <= 1
+    if not (fine and all(np.isfinite(v).all() for v in (lists.centroids.centroids_LW, lists.centroids.radius_L))):
+        raise CorruptIndex("The lists do not hold every row once.")
 
 
 def open_lists(store: IndexStore) -> Lists | None:

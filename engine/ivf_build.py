@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -108,8 +109,12 @@ class _Rows:
 
     def at(self, positions_K: np.ndarray) -> np.ndarray:
         """float32 [K, W]"""
-        stored_KW = self.store.stored(positions_K).astype(np.float64)
-        return (stored_KW / self.store.manifest.scales() / self.unit).astype(np.float32)
+        return self.store.stored(positions_K) * self._factors_W
+
+    @cached_property
+    def _factors_W(self) -> np.ndarray:
+        """float32"""
+        return (1 / (self.store.manifest.scales().astype(np.float64) * self.unit)).astype(np.float32)
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first position, float32 [K, W]): all rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine import ivf_build
 from engine.errors import CorruptIndex
-from engine.ivf import LIST_TENSORS, Lists, open_lists
+from engine.ivf import LIST_TENSORS, Centroids, Lists, check_lists, open_lists
 from engine.ivf_build import AT, build_lists
 from engine.manifest import SearchRecord, lay_out
 from engine.search import in_stored_units, scan_rows, score_all, top_k
@@ -226,3 +227,34 @@ def test_lists_of_another_index_are_refused(tmp_path: Path, monkeypatch: pytest.
     store.save_tensors(LIST_TENSORS, {"positions": np.zeros(4, np.uint32)})
     with pytest.raises(CorruptIndex, match="not those of this index"):
         open_lists(store)
+
+
+def test_lists_that_came_from_elsewhere_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ivf_build, "MOST_SHARE", 0.5)
+    store, record = finished(tmp_path, clustered(300, 16, 20))
+    check_lists(store)
+    fine = store.load_tensors(LIST_TENSORS)
+    wrong = {
+        "twice": fine | {"positions": np.where(fine["positions"] == 7, np.uint32(8), fine["positions"])},
+        "beyond": fine | {"positions": np.where(fine["positions"] == 7, np.uint32(300), fine["positions"])},
+        "backwards": fine | {"offsets": fine["offsets"][::-1].copy()},
+        "not finite": fine | {"radius": fine["radius"] * np.nan},
+        "words": fine | {"offsets": fine["offsets"].astype(np.float64)},
+    }
+    for tensors in wrong.values():
+        store.save_tensors(LIST_TENSORS, tensors)
+        with pytest.raises(CorruptIndex, match="every row once"):
+            check_lists(store)
+    store.save_tensors(LIST_TENSORS, fine)
+    store.finish(search=dataclasses.replace(record, probes=record.lists + 1))
+    with pytest.raises(CorruptIndex, match="every row once"):
+        check_lists(store)
+
+
+def test_empty_lists_hold_nothing(tmp_path: Path) -> None:
+    store = written(tmp_path, clustered(30, 4, 3))
+    store.save_tensors(LIST_TENSORS, {"positions": np.arange(30, dtype=np.uint32)})
+    offsets_L = np.array([0, 0, 12, 12, 30, 30])
+    lists = Lists(Centroids(np.zeros((5, 4), np.float32), np.zeros(5)), offsets_L, store.tensors_file(LIST_TENSORS))
+    assert lists.rows(np.array([0, 2, 4])).tolist() == []
+    assert lists.rows(np.array([1, 2])).tolist() == [*range(12)] and len(lists.rows(np.arange(5))) == 30
