@@ -38,7 +38,7 @@ from engine.store import IndexStore
 REPEATS, WHOLE_REPEATS = 7, 2
 TARGET, FASTER = 2.0, 10.0
 PIECE = 8192
-K, QUERIES = 10, 24
+K, QUERIES = 10, 48
 
 
 def filled(rows: int, dims: int, dtype: str) -> Shard:

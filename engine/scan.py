@@ -123,7 +123,7 @@ def _exact_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[np.ndarray
         yield (sums_KP.view(len(group), len(units_Q), PLANES) @ _PLACES).T.numpy() * units_Q[:, None]
 
 
-_FINISHED_AT_ONCE = 8  # pieces: what follows the products is many small steps
+_FINISHED_AT_ONCE = 32  # pieces: what follows the products is many small steps
 _PLACES = torch.tensor([float(1 << (PLANE_BITS * place)) for place in range(PLANES)], dtype=torch.float64)
 
 
