@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import ivf_build
+from engine.agreement import rows_compared
 from engine.errors import CorruptIndex
 from engine.ivf import LIST_TENSORS, Centroids, Lists, check_lists, open_lists
 from engine.ivf_build import AT, build_lists
 from engine.manifest import SearchRecord, lay_out
+from engine.scores import Scores
 from engine.search import in_stored_units, scan_rows, score_all, top_k
 from engine.store import IndexStore
 from tests.engine.contract_world import digests
@@ -258,3 +260,20 @@ def test_empty_lists_hold_nothing(tmp_path: Path) -> None:
     lists = Lists(Centroids(np.zeros((5, 4), np.float32), np.zeros(5)), offsets_L, store.tensors_file(LIST_TENSORS))
     assert lists.rows(np.array([0, 2, 4])).tolist() == []
     assert lists.rows(np.array([1, 2])).tolist() == [*range(12)] and len(lists.rows(np.arange(5))) == 30
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("limit", [80, 4000])
+def test_rows_compared_stand_for_all_rows(filtered: bool, limit: int) -> None:
+    random = np.random.default_rng(2)
+    read, sample = (np.sort(random.choice(5000, count, replace=False)) for count in (300, 400))
+    positions_M = np.union1d(read, sample)
+    scores_M = random.standard_normal(len(positions_M)).astype(np.float32)
+    scores = Scores(5000, scores_M, positions_M, np.isin(positions_M, read), np.searchsorted(positions_M, sample), 0.97)
+    allowed_N = random.random(5000) < 0.7 if filtered else None
+    wanted = 5000 if allowed_N is None else np.count_nonzero(allowed_N)
+    hits_K = read[:9] if allowed_N is None else read[allowed_N[read]][:9]
+    positions_K, counts_K = rows_compared(hits_K, scores, allowed_N, limit)
+    assert (np.diff(positions_K) > 0).all() and counts_K.sum() == pytest.approx(wanted)
+    assert (counts_K[np.isin(positions_K, hits_K)] == 1).all() and np.isin(hits_K, positions_K).all()
+    assert allowed_N is None or allowed_N[positions_K].all()
