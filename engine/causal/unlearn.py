@@ -1,7 +1,8 @@
 """Unlearn: an adapter with the chosen rows' effect removed, to be registered as a new version of the model.
 
     retrain    the recorded run once more, the rows at weight 0: what the model would be without them
-    influence  one influence step from the tuned weights (influence_step.py): an approximation, in seconds
+    influence  one influence step from the tuned weights (influence_step.py), no longer than rows that stay allow: an
+               approximation, in seconds
 
 The adapter lies whole in `<work>/adapter` as PEFT saves one, with the recipe beside it and, after a retraining,
 Adam's state. Its effect is measured on the query and on rows that stay.
@@ -28,8 +29,8 @@ from engine.causal.check_requirements import positions_of, training_of
 from engine.causal.check_trainings import Trainings, resident_bytes, without
 from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow, SetEffect
 from engine.causal.greedy import greedy_texts
-from engine.causal.influence_step import check_influence, influence_step
-from engine.causal.measuring import log_probs_of, measure_questions
+from engine.causal.influence_step import check_influence, influence_step, mean_loss, shortened
+from engine.causal.measuring import measure_questions
 from engine.causal.recipe import RECIPE_FILE, save_recipe
 from engine.causal.retrainer import Study, longest_answer
 from engine.causal.train import train_lora
@@ -48,7 +49,8 @@ from engine.weights import directory_fingerprint
 
 ADAPTER = "adapter"
 _CLAIM = "unlearn.json"
-_HELD_OUT = 200  # rows that stay
+_HELD_OUT = 200  # rows that stay, at most
+_HARM = 0.05  # of their loss, above which it is told
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_*")
 
 
@@ -85,7 +87,7 @@ def run_unlearn(
         retrainings=int(config.how == "retrain"),
         seconds=time.perf_counter() - started,
         details=details | {"how": config.how, "predicted": {"top": predicted}, "held_out_rows": len(task.held_out)},
-        warnings=task.warnings,
+        warnings=task.warnings(details.get("scale", 1.0), before, after),
     )
 
 
@@ -191,10 +193,13 @@ class _Task:
         if not self.adapter.exists():
             loaded = self._tuned()
             found = influence_step(loaded, self.dataset, self.index_dir, self.positions, checkpoint)
-            details = {"method": found.method, "coverage": found.coverage, "step_norm": found.norm}
-            text = json.dumps(details | {"approximation": True}).encode()
+            encoder = loaded.encoder()
+            watched = [encoder.encode(self.dataset[position]) for position in self.watched]
+            tensors, scale = shortened(loaded, found, watched)
+            details = {"method": found.method, "coverage": found.coverage, "scale": scale}
+            text = json.dumps(details | {"step_norm": scale * found.norm, "approximation": True}).encode()
             write_durably(about, lambda sink: sink.write(text))
-            loaded.exchange([replace(loaded.states[-1], tensors=found.tensors)])
+            loaded.exchange([replace(loaded.states[-1], tensors=tensors)])
             recipe = self.model.recipe or Recipe()
             notes = {"unlearned": sorted(self.dataset[p].id for p in self.positions), "how": "influence"}
             with _whole(self.adapter, self.model) as aside:
@@ -220,10 +225,20 @@ class _Task:
 
     @property
     def held_out(self) -> list[int]:
-        """Positions of rows that stay, the same whatever is removed for as long as they stay."""
+        """Positions of rows that stay, of which nothing is chosen by."""
+        return sorted(self._staying[0::2][:_HELD_OUT])
+
+    @property
+    def watched(self) -> list[int]:
+        """Other rows that stay: how long an influence step is, is chosen by their loss. The same where only one is."""
+        return sorted(self._staying[1::2][:_HELD_OUT]) or self.held_out
+
+    @property
+    def _staying(self) -> list[int]:
+        """In an order of chance."""
         gone = set(self.positions)
         order = np.random.default_rng((self.config.seed, len(self.dataset))).permutation(len(self.dataset)).tolist()
-        return sorted([position for position in order if position not in gone][:_HELD_OUT])
+        return [position for position in order if position not in gone]
 
     def compare(self, checkpoint: CheckpointFn) -> tuple[_State, _State]:
         """Tokens are the tuned model's own, before and after."""
@@ -243,11 +258,14 @@ class _Task:
     def _tuned(self) -> LoadedModel:
         return load_model(replace(self.model, quantization=None), self.device)
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self, scale: float, before: _State, after: _State) -> tuple[str, ...]:
         notes: list[str] = []
         if self.config.how == "influence":
             notes.append("an influence step is an approximation: how: retrain tells what the rows really did")
+        if scale < 1:
+            notes.append(f"the whole step would have cost rows that stay too much: {scale:g} of it was taken")
+        if after.loss > (1 + _HARM) * before.loss:
+            notes.append(f"the loss a token on rows that stay rose from {before.loss:.3f} to {after.loss:.3f} nats")
         if self.model.quantization:
             notes.append("measured on the base as it is stored, not quantised")
         return tuple(notes)
@@ -283,8 +301,7 @@ def _measured(model: LoadedModel, question: Question, rows: Sequence[Encoded]) -
     if len(question.explained) == 1:
         sequence = question.sequences[question.explained[0]]
         answer = greedy_texts(model, sequence, longest_answer(sequence))[0]
-    loss = -float(log_probs_of(model, rows).sum()) / sum(row.target_count for row in rows)
-    return _State(value, answer, loss)
+    return _State(value, answer, mean_loss(model, model.states[-1], rows))
 
 
 def _predicted(ids: Sequence[str], ranked: Sequence[RankedRow], rows: int) -> float | None:

@@ -15,14 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from engine.answer import score_query
+from engine.build import build_index
 from engine.causal.audited import audited_study
 from engine.causal.check_trainings import without
 from engine.causal.checking import estimate_check, run_check
-from engine.causal.checks import CheckConfig, CheckResult, RankedRow
+from engine.causal.checks import CheckConfig, CheckResult
 from engine.causal.influence_step import influence_step
 from engine.causal.recipe import load_recipe
 from engine.causal.retrainer import Retrainer
-from engine.config import IndexOptions
+from engine.config import IndexConfig, IndexOptions
 from engine.errors import Cancelled, InvalidOption, MissingNeed
 from engine.model import load_model
 from engine.moments import read_moments
@@ -83,7 +84,10 @@ def test_the_adapter_is_that_of_weight_zero_and_is_measured_as_it_is_saved(
         torch.testing.assert_close(tensor, saved[name], rtol=0, atol=1e-6)
     model = load_model(replace(world.model, adapter=str(unlearned.adapter), checkpoints=()))
     model.use(-1)
-    stay = [model.encoder().encode(world.dataset[p]) for p in range(5, 14)]
+    order = np.random.default_rng((0, 14)).permutation(14)
+    chosen = [int(p) for p in order if p not in GONE][::2]
+    assert unlearned.details["held_out_rows"] == len(chosen) == 5
+    stay = [model.encoder().encode(world.dataset[p]) for p in chosen]
     loss = -sum(oracles.log_prob(model, row).item() for row in stay) / sum(row.target_count for row in stay)
     assert unlearned.held_out is not None
     assert unlearned.held_out["after"] == pytest.approx(loss, abs=1e-6)
@@ -171,27 +175,41 @@ def test_a_sketched_index_of_another_exponent_takes_the_same_step(tuned: TunedWo
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-7)
 
 
-def test_an_influence_check_measures_the_adapter_that_it_saved(tuned: TunedWorld, tmp_path: Path) -> None:
-    query = tuned.query(2)
-    _, _, tensors = _step(tuned, "ekfac", query, **INVERSE)
-    index = tuned.index("ekfac", "final", IndexOptions(dtype="float32", allow_partial=True), **INVERSE)
-    config = CheckConfig("unlearn", ids=("ex-1", "ex-4", "ex-6"), how="influence")
-    ranked = [RankedRow("ex-1", 1.0)]
-    arguments = (tuned.model.config, tuned.dataset, index.store.path, query, ranked, config, tmp_path)
-    assert estimate_check(*arguments).retrainings == 0
+def test_an_influence_check_takes_as_much_of_the_step_as_the_other_rows_bear(
+    world: PlantedWorld, tmp_path: Path
+) -> None:
+    model, index = load_model(world.model), tmp_path / "index"
+    build_index(model, world.dataset, IndexConfig("ekfac", "final"), index, factories.ignore)
+    config = replace(CONFIG, how="influence")
+    arguments = (world.model, world.dataset, index, QUERY, world.ranked, config, tmp_path / "work")
+    cost = estimate_check(*arguments)
+    assert cost.retrainings == 0
+    assert cost.seconds > 0
     result = run_check(*arguments, factories.ignore)
     assert result.adapter is not None
-    model = load_model(replace(tuned.model.config, adapter=str(result.adapter), checkpoints=()))
-    for name, tensor in model.states[-1].tensors.items():
-        torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=1e-9)
-    model.use(-1)
-    value = oracles.log_prob(model, prepare(model, None, query).sequences[0]).item()
+    assert result.retrainings == 0
+    scale = result.details["scale"]
+    assert 0 < scale < 0.5
+    whole = influence_step(model, world.dataset, index, GONE, factories.ignore)
+    saved = load_model(replace(world.model, adapter=str(result.adapter), checkpoints=()))
+    for name, before in model.states[-1].tensors.items():
+        moved = before + scale * (whole.tensors[name] - before)
+        torch.testing.assert_close(saved.states[-1].tensors[name], moved, rtol=0, atol=1e-9)
+    saved.use(-1)
+    value = oracles.log_prob(saved, prepare(saved, None, QUERY).sequences[0]).item()
     assert result.sets[0].after == pytest.approx(value, abs=1e-6)
+    assert result.sets[0].change < -3
+    assert result.answer_after != result.answer_before == " z"
+    assert result.held_out is not None
+    assert result.held_out["after"] < 1.05 * result.held_out["before"]
     assert result.details["approximation"] is True
-    assert result.details["method"] == "ekfac"
     assert "approximation" in result.warnings[0]
-    assert load_recipe(result.adapter / "recipe.json").details["unlearned"] == ["ex-1", "ex-4", "ex-6"]
+    assert f"{scale:g} of it" in result.warnings[1]
+    recipe = load_recipe(result.adapter / "recipe.json")
+    assert recipe.details["unlearned"] == sorted(PLANTED)
+    assert recipe.training is None
     assert replace(run_check(*arguments, factories.ignore), seconds=0.0) == replace(result, seconds=0.0)
+    assert estimate_check(*arguments).seconds == 0
 
 
 def test_an_index_without_such_a_step_is_refused(tuned: TunedWorld, tmp_path: Path) -> None:
