@@ -1,8 +1,8 @@
 """Tail-patch: one more optimizer step on a row alone, from the tuned weights; how far does f(query) move?
 
 The step is the recipe's own AdamW with its recorded moments, bias corrections and all, its gradient the row's token
-mean, clipped and decayed as in training (Chang et al. 2024, "Scalable Influence and Fact Tracing", §3.3). Rows that
-taught the output raise f more than random rows of about the same length do. Every row's step is one adapter of a stack.
+mean, clipped and decayed as in training. Rows that taught the output raise f more than random rows of about the same
+length do (after Chang et al. 2024, arXiv:2410.17413). Every row's step is one adapter of a stack.
 
 Shapes: K adapters of a chunk, H hits, D random rows beside each.
 """
@@ -53,7 +53,7 @@ def run_tail_patch(
 ) -> CheckResult:
     """Raises MissingNeed (no recorded moments), UnsupportedModel, Cancelled (finished steps are kept)."""
     started = time.perf_counter()
-    patches = _Patches.of(model, dataset, query, ranked, config, device)
+    patches = Patches.of(model, dataset, query, ranked, config, device)
     change_of = patches.measure(work_dir / "tail_patch", checkpoint)
     hit_H = np.array([change_of[position] for position in patches.hits])
     random_HD = np.array([[change_of[p] for p in beside] for beside in patches.random])
@@ -84,7 +84,7 @@ def estimate_tail_patch(
     device: str = "cpu",
 ) -> CheckCost:
     """A few steps are timed. Raises what `run_tail_patch` raises."""
-    patches = _Patches.of(model, dataset, query, ranked, config, device)
+    patches = Patches.of(model, dataset, query, ranked, config, device)
     with alone_in(work_dir / "tail_patch"):
         missing = patches.missing(OutcomeStore(work_dir / "tail_patch", patches.key))
     chunk = missing[: min(4, patches.width)]
@@ -100,8 +100,9 @@ def estimate_tail_patch(
 
 
 @dataclass(frozen=True)
-class _Patches:
-    """hits: positions. random: of each hit, the positions beside it. recipe: as the step has it."""
+class Patches:
+    """The steps of one check, not yet taken. hits: positions. random: of each hit, the positions beside it. recipe: as
+    the step has it."""
 
     tuned: TunedStack
     recipe: Training
@@ -119,7 +120,7 @@ class _Patches:
         ranked: Sequence[RankedRow],
         config: CheckConfig,
         device: str,
-    ) -> _Patches:
+    ) -> Patches:
         training = training_of(model, len(dataset))
         tuned = tuned_stack(model, list(dataset), query, training, device)
         rate = training.learning_rate if config.learning_rate is None else config.learning_rate
@@ -233,7 +234,7 @@ def _set_effect(name: str, value: float, change_R: np.ndarray, ids: tuple[str, .
     return SetEffect(name, len(change_R), value, value + change, change, low, high, len(change_R), ids=ids)
 
 
-def _details(patches: _Patches, named: Sequence[RankedRow], hit_H: np.ndarray, random_HD: np.ndarray) -> dict[str, Any]:
+def _details(patches: Patches, named: Sequence[RankedRow], hit_H: np.ndarray, random_HD: np.ndarray) -> dict[str, Any]:
     difference_H = hit_H - random_HD.mean(axis=1)  # paired: each hit with the rows beside it
     low, high = interval_of_mean(difference_H)
     scores = [row.score for row in named]

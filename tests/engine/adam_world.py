@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import get_scheduler
 
 from engine.answer import score_query
@@ -93,8 +93,8 @@ def tracked_parameters(tracked: Sequence[Any]) -> list[str]:
     return [f"{m.path}.{kind}" for m in tracked for kind in (("weight", "bias") if m.bias else ("weight",))]
 
 
-def lora_world(root: Path) -> AdamWorld:
-    factories.save_base(root / "base", factories.llama(hidden=8, layers=1))
+def lora_world(root: Path, base: nn.Module | None = None) -> AdamWorld:
+    factories.save_base(root / "base", factories.llama(hidden=8, layers=1) if base is None else base)
     dataset = factories.dataset(root / "data", factories.sentences(ROWS, seed=3, longest=3))
     train_lora(root / "base", list(dataset), root / "run", TRAINING)
     epochs = tuple(str(root / f"run/epoch-{epoch + 1}") for epoch in range(EPOCHS))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from engine.causal.checks import CheckConfig, CheckResult, RankedRow
-from engine.causal.tail_patch import _Patches, estimate_tail_patch, matched_rows, run_tail_patch
+from engine.causal.tail_patch import Patches, estimate_tail_patch, matched_rows, run_tail_patch
 from engine.config import Lora
 from engine.errors import Cancelled, MissingNeed, UnsupportedModel
 from engine.types import Progress, Query
@@ -26,6 +26,12 @@ CONFIG = CheckConfig("tail_patch", rows=3, draws=2)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> AdamWorld:
     return lora_world(tmp_path_factory.mktemp("tail-patch"))
+
+
+@pytest.fixture(scope="module")
+def gpt2_world(tmp_path_factory: pytest.TempPathFactory) -> AdamWorld:
+    """Float64 throughout: Transformers' Llama computes its norms in float32."""
+    return lora_world(tmp_path_factory.mktemp("tail-patch-gpt2"), factories.gpt2(hidden=8, layers=1))
 
 
 def _query(world: AdamWorld) -> Query:
@@ -80,8 +86,16 @@ def test_the_step_is_torchs_adamw_on_a_plain_peft_model(world: AdamWorld, tmp_pa
     assert result.effects[0].measured == max(effect.measured for effect in result.effects)  # the query's own row
 
 
+def test_in_float64_throughout_it_is_torchs_step_to_rounding(gpt2_world: AdamWorld, tmp_path: Path) -> None:
+    result = _run(gpt2_world, tmp_path, learning_rate=0.003)
+    expected = [_plain_step(gpt2_world, row, 0.003) for row in (4, 1, 7)]
+    np.testing.assert_allclose([effect.measured for effect in result.effects], expected, rtol=0, atol=1e-8)
+    assert result.details["learning_rate"] == 0.003
+    assert max(map(abs, expected)) > 1e-4
+
+
 def test_a_step_in_a_stack_equals_the_same_alone(world: AdamWorld) -> None:
-    patches = _Patches.of(world.config, world.dataset, _query(world), RANKED, CONFIG, "cpu")
+    patches = Patches.of(world.config, world.dataset, _query(world), RANKED, CONFIG, "cpu")
     together_K = patches.changes(list(range(10)))
     alone_K = np.array([patches.changes([position])[0] for position in range(10)])
     np.testing.assert_allclose(together_K, alone_K, rtol=0, atol=1e-8)
@@ -94,9 +108,9 @@ def test_a_cancelled_check_goes_on_and_does_nothing_twice(
     monkeypatch.setattr("engine.causal.tail_patch.WIDTH", 2)
     whole = _run(world, tmp_path / "whole")
     stepped: list[int] = []
-    plain = _Patches.changes
+    plain = Patches.changes
 
-    def counted(self: _Patches, positions: list[int]) -> np.ndarray:
+    def counted(self: Patches, positions: list[int]) -> np.ndarray:
         stepped.extend(positions)
         return plain(self, positions)
 
@@ -104,7 +118,7 @@ def test_a_cancelled_check_goes_on_and_does_nothing_twice(
         if progress.done == 4:
             raise Cancelled("enough")
 
-    monkeypatch.setattr(_Patches, "changes", counted)
+    monkeypatch.setattr(Patches, "changes", counted)
     with pytest.raises(Cancelled):
         _run(world, tmp_path / "again", stop)
     resumed = _run(world, tmp_path / "again")
