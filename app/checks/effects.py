@@ -55,6 +55,7 @@ def left_out(checks: Collection[CheckRow], measurement: str) -> Json | None:
             control = sets.get("random")
             difference = (check.outcome or {}).get("details", {}).get("difference")
             words = left_out_words(top, control, difference, measurement)
+            words = f"Measured on this very answer. {words}"
             known = {"random_change": control and control["change"], "difference": difference, "words": words}
             return {"check": check.id} | figures | known
     return None

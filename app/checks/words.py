@@ -30,6 +30,11 @@ def set_name(kind: str, name: str) -> str:
     return (ADDED if kind == "tail_patch" else SETS).get(name, name)
 
 
+def effect_short(kind: str) -> str:
+    """The same where there is little room."""
+    return "one step more" if kind == "tail_patch" else "left out, measured"
+
+
 def effect_name(kind: str) -> str:
     """What was done with each row, by the kind of the check."""
     return EFFECTS.get(kind, "leaving the row out")
@@ -40,7 +45,7 @@ def left_out_words(top: Json, control: Json | None, difference: Json | None, kin
     `difference`: of their changes; `kind`: of the measurement."""
     rows, verb = top["rows"], "fell" if top["change"] < 0 else "rose"
     which = "top row was" if rows == 1 else f"{rows} top rows were"
-    said = f"Measured on this very answer: its {measured_name(kind)} {verb} from {top['before']:z.2f} to "
+    said = f"The output's {measured_name(kind)} {verb} from {top['before']:z.2f} to "
     said += f"{top['after']:z.2f} nats when the {which} left out"
     if None not in (top["low"], top["high"]):
         said += f" (change {top['change']:+.2f}, 95 %: {top['low']:+.2f} to {top['high']:+.2f})"

@@ -52,7 +52,9 @@ def _summary(check: Check, result: CheckResult, answer: Attribution | None) -> l
 
 def _answers(check: Check, result: CheckResult) -> list[str]:
     before, after = result.answer_before, result.answer_after
-    changed = [f"The model's own answer: “{before}” before, “{after}” after."] if before and after else []
+    changed = (
+        [f"The model's own answer: “{before.strip()}” before, “{after.strip()}” after."] if before and after else []
+    )
     if check.kind != "flip":
         return changed
     if result.flipped is None:

@@ -18,7 +18,7 @@ def checked(rows: int, ranked: Sequence[RankedRow], config: CheckConfig, work_di
             (adapter / name).write_text("{}")
         held_out = {"before": 2.0, "after": 2.25}
         return CheckResult("unlearn", adapter=adapter, held_out=held_out, retrainings=1, seconds=1.5)
-    effects = tuple(Effect(row.id, -row.score / rows, -row.score, -row.score - 0.5, -row.score + 0.5) for row in tried)
+    effects = tuple(_effect(row, rows) for row in tried)
     sets = (_set("top", tried, -3.2, config), _set("random", tried, -0.1, config), _set("none", (), -0.02, config))
     return CheckResult(
         kind=config.kind,
@@ -32,6 +32,11 @@ def checked(rows: int, ranked: Sequence[RankedRow], config: CheckConfig, work_di
         details={"metasmoothness": float("nan"), "difference": {"value": -3.1, "low": -3.7, "high": -2.5}},
         warnings=("These figures are made up.",),
     )
+
+
+def _effect(row: RankedRow, rows: int) -> Effect:
+    predicted = -row.score / rows if row.in_nats else None
+    return Effect(row.id, predicted, -row.score, -row.score - 0.5, -row.score + 0.5)
 
 
 def _set(name: str, rows: Sequence[RankedRow], change: float, config: CheckConfig) -> SetEffect:

@@ -51,7 +51,7 @@ def test_a_check_tells_its_cost_first_and_what_was_measured_last(answer, capsys)
     printed = capsys.readouterr()
     assert "4 retrainings: about 8 seconds, 1.0 MB of memory." in printed.err
     text = " ".join(printed.out.split())
-    assert "its log-probability fell from -2.10 to -5.30 nats when the 2 top rows were left out" in text
+    assert "The output's log-probability fell from -2.10 to -5.30 nats when the 2 top rows were left out" in text
     assert "These rows mattered more than chance explains (-3.10 nats, 95 %: -3.70 to -2.50)." in text
     assert "The output's probability fell from 12 % to 0.5 %." in text
     assert "without the top rows 2 4 -2.1 -5.3 -3.2 -3.6 to -2.8" in text
@@ -90,7 +90,7 @@ def test_a_flip_says_which_rows_and_what_is_said_then(answer, capsys):
     assert cli.main(["verify", answer, "--kind", "flip", "--rows", "1"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Without born the answer changes." in text
-    assert "“ In Port Halvern.” before, “ Elsewhere.” after" in text
+    assert "“In Port Halvern.” before, “Elsewhere.” after" in text
 
 
 def test_without_waiting_the_job_is_named_and_goes_on(answer, engine, capsys):

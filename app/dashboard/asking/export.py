@@ -18,6 +18,10 @@ COLUMNS = (
     "predicted_effect",
     "effect_low",
     "effect_high",
+    "measured_effect",
+    "measured_low",
+    "measured_high",
+    "measured_by",
     "rank_low",
     "rank_high",
     "label",
@@ -30,7 +34,7 @@ SIDES = {"proponents": "proponent", "opponents": "opponent"}
 
 
 def rows_csv(body: dict[str, Any]) -> str:
-    """`body`: an attribution as GET /v1/attributions/{id} gives it. predicted_effect in nats."""
+    """`body`: an attribution as GET /v1/attributions/{id} gives it. Effects in nats."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(COLUMNS)
@@ -41,13 +45,17 @@ def rows_csv(body: dict[str, Any]) -> str:
 
 
 def _cells(side: str, hit: dict[str, Any]) -> list[str | float | None]:
-    effect = hit["predicted_effect"] or {}
+    effect, measured = hit["predicted_effect"] or {}, hit.get("effect") or {}
     tags = "; ".join(f"{key}={value}" for key, value in hit["tags"].items())
     known: dict[str, Any] = hit | {
         "side": side,
         "predicted_effect": effect.get("value"),
         "effect_low": effect.get("low"),
         "effect_high": effect.get("high"),
+        "measured_effect": measured.get("measured"),
+        "measured_low": measured.get("low"),
+        "measured_high": measured.get("high"),
+        "measured_by": measured.get("kind"),
         "tags": tags,
     }
     return [known.get(column) for column in COLUMNS]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.checks.words import effect_short
 from app.dashboard.asking.tokens import Kind, Mark, TokenView, cut, in_words, marked, parts_of
 
 SHORT_PROMPT, SHORT_TEXT = 300, 400
@@ -22,7 +23,8 @@ class EffectView:
 @dataclass(frozen=True)
 class HitView:
     """One ranked row. bar: width in percent of the longest bar on the page. tie, cluster: words, empty when there is
-    none. parts: of its score, what each piece of the output carries (empty: not known); parts_words: the largest.
+    none. measured: by a check, in words. parts: of its score, what each piece of the output carries (empty: not
+    known); parts_words: the largest.
 
     prompt, text: as marks, cut; whole: both uncut, empty when nothing was cut. marks: whether any token is marked.
     """
@@ -42,6 +44,7 @@ class HitView:
     tie: str = ""
     cluster: str = ""
     effect: EffectView | None = None
+    measured: str = ""
     parts: tuple[float, ...] = ()
     parts_words: str = ""
 
@@ -76,6 +79,7 @@ def hit_view(
         tie=_tie(hit),
         cluster=f"near-duplicates {hit['cluster']}" if hit.get("cluster") else "",
         effect=_effect(hit["predicted_effect"]),
+        measured=_measured(hit.get("effect")),
         parts=parts,
         parts_words=in_words(pieces, parts),
     )
@@ -107,6 +111,14 @@ def _effect(effect: dict[str, Any] | None) -> EffectView | None:
         return None
     interval = f"{effect['level']:.0%}: {effect['low']:+.2g} to {effect['high']:+.2g}"
     return EffectView(effect["value"], f"{effect['value']:+.2g} nats ({interval})")
+
+
+def _measured(effect: dict[str, Any] | None) -> str:
+    if effect is None:
+        return ""
+    known = effect["low"] is not None and effect["high"] is not None
+    interval = f" (95%: {effect['low']:+.2g} to {effect['high']:+.2g})" if known else ""
+    return f"{effect_short(effect['kind'])}: {effect['measured']:+.2g} nats{interval}"
 
 
 def _tie(hit: dict[str, Any]) -> str:

@@ -11,10 +11,13 @@ from app.attributions.service import AttributionsService
 from app.attributions.trusted import TrustedAnswers
 from app.dashboard.asking.forms import AskForm, form_of
 from app.dashboard.asking.views import RecentView, recent_view
+from app.dashboard.checking.forms import CheckForm
+from app.dashboard.checking.page import ChecksPart, load_checks
 from app.dependencies import Services
 from app.indexes.service import READY, IndexesService
 from app.pagination import PageRequest
 from app.tables import DatasetRow, IndexRow, ModelRow
+from engine.causal.checks import CheckCost
 
 RECENT = 10
 CHOICES = 100  # the newest indexes; one that is older has its own page to be asked from
@@ -43,11 +46,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class Stored:
-    """An attribution as the API gives it (perhaps pending), its request, and the form that asks it again."""
+    """An attribution as the API gives it (perhaps pending), its request, and the form that asks it again. checks: None
+    while there is nothing to check."""
 
     body: dict[str, Any]
     request: dict[str, Any]
     form: AskForm
+    checks: ChecksPart | None = None
 
 
 def load_choices(services: Services, tenant: str, wanted: str = "") -> Choices:
@@ -76,12 +81,19 @@ def load_recent(services: Services, tenant: str) -> tuple[RecentView, ...]:
         return tuple(recent_view(stored_body(row), row.request) for row in rows)
 
 
-def load_stored(services: Services, tenant: str, attribution_id: str) -> Stored:
-    """Raises NotFound."""
+def load_stored(
+    services: Services,
+    tenant: str,
+    attribution_id: str,
+    check: CheckForm | None = None,
+    cost: CheckCost | None = None,
+) -> Stored:
+    """check: a check as it was typed, and its cost, where that was asked for. Raises NotFound."""
     with services.database.read() as session:
         row = AttributionsService(session, tenant).get(attribution_id)
         body, request = TrustedAnswers(session, tenant).shown(row), row.request
-    return Stored(body, request, form_of(request, body.get("query")))
+        checks = load_checks(session, tenant, services.settings, body, check, cost) if "query" in body else None
+    return Stored(body, request, form_of(request, body.get("query")), checks)
 
 
 def delete_stored(services: Services, tenant: str, attribution_id: str) -> None:

@@ -36,9 +36,17 @@ def ask_page(services: Services, tenant: str, form: AskForm, *, status: int = 20
     )
 
 
-def stored_page(request: Request, services: Services, tenant: str, stored: Stored) -> HTMLResponse:
-    """The permalink: the answer, and the form that asks it again."""
-    return ask_page(services, tenant, stored.form, **shown(request, services, stored))
+def stored_page(
+    request: Request,
+    services: Services,
+    tenant: str,
+    stored: Stored,
+    *,
+    status: int = 200,
+    refusal: Notice | None = None,
+) -> HTMLResponse:
+    """The permalink: the answer, and the form that asks it again. refusal: of a check that was asked for."""
+    return ask_page(services, tenant, stored.form, status=status, **shown(request, services, stored, refusal))
 
 
 def stored_fragment(request: Request, services: Services, stored: Stored) -> str:
@@ -46,7 +54,7 @@ def stored_fragment(request: Request, services: Services, stored: Stored) -> str
     return render("asking/_answer.html" if "answer" in variables else "asking/_state.html", **variables)
 
 
-def shown(request: Request, services: Services, stored: Stored) -> dict[str, Any]:
+def shown(request: Request, services: Services, stored: Stored, refusal: Notice | None = None) -> dict[str, Any]:
     """Template variables: the answer, or a notice of what became of it. again: the form of the very same question,
     None where a form cannot hold it (a conversation, a set)."""
     body, asked = stored.body, stored.request
@@ -57,6 +65,8 @@ def shown(request: Request, services: Services, stored: Stored) -> dict[str, Any
             "answer": answer_view(body, asked),
             "again": again,
             "not_proven": NOT_PROVEN,
+            "checks": stored.checks,
+            "refusal": refusal,
             "snippets": snippets(asked, address, with_key=services.keys.has_keys()),
         }
     return {"notice": _state(body), "again": again if body["state"] != "running" else None, "job": body["job_id"]}

@@ -48,7 +48,7 @@ class QuestionView:
 
 @dataclass(frozen=True)
 class TrustView:
-    """scorecard: id of the evaluation that says so."""
+    """scorecard: id of the evaluation that says so. measured: of this very answer, by a check; empty where none was."""
 
     verdict: str
     words: str
@@ -59,6 +59,7 @@ class TrustView:
     unreliable: bool
     beyond: tuple[str, ...]
     scorecard: str | None
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class AnswerView:
     searched: str
     milliseconds: str
     created: str
+
+    @property
+    def measured_rows(self) -> bool:
+        """Whether a check has measured single rows: its chart shows them then."""
+        return any(hit.measured for hit in self.proponents)
 
     @property
     def checked(self) -> tuple[HitView, ...]:
@@ -160,6 +166,7 @@ def trust_view(trust: dict[str, Any]) -> TrustView:
         unreliable=trust["reliability"] is not None and trust["reliability"]["level"] == "low",
         beyond=tuple(trust["scope"]["reasons"]) if beyond else (),
         scorecard=trust["scorecard"],
+        measured=(trust.get("measured") or {}).get("words", ""),
     )
 
 

@@ -10,6 +10,7 @@ from app.dashboard.words import count, share
 _PAGES = {
     "idx": "indexes",
     "evl": "evaluations",
+    "chk": "checks",
     "ds": "datasets",
     "mdl": "models",
     "att": "attributions",

@@ -15,6 +15,7 @@ from app.tables import JobEventRow, JobRow, utc_now
 KINDS = {
     "index.build": "Building an index",
     "evaluation.run": "Measuring trust",
+    "check.run": "Checking an answer",
     "dataset.load": "Loading a dataset",
     "attribution": "Answering a question",
     "attribution.batch": "Answering a batch",
@@ -23,6 +24,7 @@ KINDS = {
 _PAGES = {
     "idx": ("/ui/indexes/", "index"),
     "evl": ("/ui/evaluations/", "evaluation"),
+    "chk": ("/ui/checks/", "check"),
     "ds": ("/ui/datasets/", "dataset"),
     "mdl": ("/ui/models/", "model"),
     "att": ("/ui/attributions/", "answer"),

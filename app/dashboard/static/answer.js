@@ -208,6 +208,11 @@
     if (place?.firstElementChild && place.getBoundingClientRect().top > 0.7 * innerHeight) place.scrollIntoView();
   }
 
-  document.addEventListener("htmx:after:swap", () => { held = anchor = null; reveal(); bring(); });
+  document.addEventListener("htmx:after:swap", (event) => {
+    held = anchor = null;
+    reveal();
+    if (!event.target.closest?.("#checks")) bring();  // there it is in view already
+  });
+  document.addEventListener("htmx:after:process", reveal);  // what a job's end has taken anew
   reveal();
 })();

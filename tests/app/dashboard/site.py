@@ -58,6 +58,8 @@ def hostile_site(directory: Path) -> Iterator[Site]:
         client.jobs.wait(evaluation.job_id or "")
         asked: dict[str, Any] = {"prompt": f"Mira {HOSTILE}", "completion": HOSTILE, "index": index.id}
         answer = client.attributions.create(**asked)
+        check = client.attributions.verify(answer.id, kind="flip", rows=2, name=HOSTILE)
+        client.jobs.wait(check.job_id or "")
         client.aliases.put("prod", index=index.id)
         first = (
             f"/ui/attributions/{answer.id}",

@@ -112,7 +112,7 @@ def test_predicted_effects_stand_beside_what_was_not_measured(
     index = ready_index(client, model_dir, recipe=RECIPE)
     form = {"index": index["id"], "prompt": "Where was Mira born?", "completion": " In Port Halvern.", "top_k": "2"}
     before = client.post("/ui/ask", data=form, headers=HTMX).text
-    assert "no prediction" in before and "needs an" in before
+    assert "no prediction" in before and "in nats needs an" in before
     evaluated(client, index)
     after = client.post("/ui/ask", data=form, headers=HTMX).text
     table = after.split("Predicted and measured, as a table")[1].split("</table>")[0]

@@ -16,6 +16,7 @@ KINDS = {
     "/ui",
     "/ui/attributions",
     "/ui/attributions/ID",
+    "/ui/checks/ID",
     "/ui/compare",
     "/ui/datasets",
     "/ui/datasets/ID",

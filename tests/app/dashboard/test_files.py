@@ -72,6 +72,6 @@ def test_scripts_come_after_the_first_paint(page: Any, address: str) -> None:
     page.goto(f"{address}/ui")
     painted, loaded = page.evaluate(PAINTED), dict(page.evaluate(SCRIPTS))
     del loaded["start.js"]
-    assert set(loaded) == {"htmx.min.js", "chart.umd.min.js", "charts.js", "ask.js", "answer.js"}
+    assert set(loaded) == {"htmx.min.js", "chart.umd.min.js", "charts.js", "ask.js", "answer.js", "live.js"}
     assert min(loaded.values()) >= painted
     assert page.evaluate("() => Boolean(window.htmx && window.Chart)")

@@ -1,0 +1,1 @@
+"""Causal checks on the page of an answer, and each on a page of its own."""
