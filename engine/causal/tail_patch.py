@@ -31,7 +31,7 @@ from engine.encoded import Encoded
 from engine.evaluate.correlation import spearman
 from engine.types import CheckpointFn, Progress, Query
 
-WIDTH = 64  # adapters of a chunk, at most
+WIDTH = 32  # adapters of a chunk, at most
 _STACK_BYTES = 1 << 30  # of a chunk's adapters; its logits may take as much
 _TOKENS = 8192  # of a chunk's forward pass
 _COPIES = 6  # of an adapter's numbers: θ, its gradient, two moments, two temporaries
