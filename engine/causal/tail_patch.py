@@ -53,7 +53,7 @@ def run_tail_patch(
 ) -> CheckResult:
     """Raises MissingNeed (no recorded moments), UnsupportedModel, Cancelled (finished steps are kept)."""
     started = time.perf_counter()
-    patches = Patches.of(model, dataset, query, ranked, config, device)
+    patches = Patches.of(model, dataset, query, ranked, config, device, checkpoint)
     change_of = patches.measure(work_dir / "tail_patch", checkpoint)
     hit_H = np.array([change_of[position] for position in patches.hits])
     random_HD = np.array([[change_of[p] for p in beside] for beside in patches.random])
@@ -120,9 +120,10 @@ class Patches:
         ranked: Sequence[RankedRow],
         config: CheckConfig,
         device: str,
+        on_progress: CheckpointFn | None = None,
     ) -> Patches:
         training = training_of(model, len(dataset))
-        tuned = tuned_stack(model, list(dataset), query, training, device)
+        tuned = tuned_stack(model, list(dataset), query, training, device, on_progress)
         rate = training.learning_rate if config.learning_rate is None else config.learning_rate
         step = replace(training, learning_rate=rate, schedule="constant", warmup_share=0.0)
         hits = positions_of([row.id for row in ranked[: config.rows]], dataset.position_of, "/ranked")
@@ -131,6 +132,7 @@ class Patches:
         random, again = matched_rows(targets, hits, every, config.draws, config.seed)
         notes = ("there are too few other rows: some random rows stand beside several hits",) if again else ()
         notes += ("measured on the base as it is stored, not quantised",) if model.quantization else ()
+        notes += ("in bfloat16: small changes are rounding",) if model.dtype == "bfloat16" else ()
         return cls(tuned, step, hits, random, config, notes)
 
     @property

@@ -5,7 +5,7 @@ Shapes: K adapters, P numbers of an adapter, Q queries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from engine.loaded import LoadedModel
 from engine.model import load_model, tokenizer_path
 from engine.moments import read_moments, saved_name
 from engine.question import Question, prepare
-from engine.types import Example, Query
+from engine.types import CheckpointFn, Example, Progress, Query
 
 _TOLERANCE = 1e-2  # nats, and of f: between two ways of running the same weights in float32
 _REMEDY = "Give the recipe the LoRA rank, alpha and targets that the adapter was trained with."
@@ -76,9 +76,16 @@ class TunedStack:
 
 
 def tuned_stack(
-    model: ModelConfig, examples: Sequence[Example], query: Query, training: Training, device: str
+    model: ModelConfig,
+    examples: Sequence[Example],
+    query: Query,
+    training: Training,
+    device: str,
+    on_progress: CheckpointFn | None = None,
 ) -> TunedStack:
-    """Raises MissingNeed (no recorded moments), UnsupportedModel (not the recipe's LoRA), and what loading raises."""
+    """on_progress: hears of rows read as tokens, and may raise Cancelled.
+
+    Raises MissingNeed (no recorded moments), UnsupportedModel (not the recipe's LoRA), and what loading raises."""
     check_trainable(training)
     if model.adapter is None and not model.checkpoints:
         raise UnsupportedModel("The check steps from a LoRA adapter, and this model has none.")
@@ -89,10 +96,10 @@ def tuned_stack(
     assert training.lora is not None
     stack = AdapterStack(base, training.lora, 1)
     weights, first, second, step = _saved(tuned)
-    encoder, question = tuned.encoder(), prepare(tuned, None, query)
+    question = prepare(tuned, None, query)
     found = TunedStack(
         stack=stack,
-        rows=tuple(encoder.encode(example) for example in examples),
+        rows=tuple(_encoded(tuned, examples, on_progress or (lambda _progress: None))),
         question=question,
         training=training,
         theta_P=_flat(stack, weights),
@@ -106,6 +113,14 @@ def tuned_stack(
     value = float(found.values()[0])
     _check_same(tuned, question, value)
     return replace(found, value=value)
+
+
+def _encoded(tuned: LoadedModel, examples: Sequence[Example], on_progress: CheckpointFn) -> Iterator[Encoded]:
+    encoder = tuned.encoder()
+    for done, example in enumerate(examples):
+        if done % 256 == 0:
+            on_progress(Progress(done, len(examples), "rows", "tokenize"))
+        yield encoder.encode(example)
 
 
 def _saved(tuned: LoadedModel) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], int]:
