@@ -127,7 +127,7 @@ def _run_script(
             done = subprocess.run(
                 command,
                 cwd=REPOSITORY,
-                env=_environment(),
+                env=environment(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 timeout=TIME_LIMIT,
@@ -143,7 +143,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """One thread, no accelerator, nothing fetched; nothing of the project's own environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
