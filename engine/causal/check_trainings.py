@@ -25,6 +25,7 @@ from engine.weights import weight_files
 
 _BYTES: dict[DType, int] = {"float64": 8, "float32": 4, "bfloat16": 2}
 _COPIES = 6  # of an adapter's numbers: θ, its gradient, two moments, two temporaries
+_SAME = 0.02  # nats, and of f: what another machine's rounding may make of a training
 FOLDER = "retrainings"
 
 
@@ -65,6 +66,18 @@ class Trainings:
         stacked = cost.processes * cost.width * _COPIES * numbers * max(4, _BYTES[self.study.dtype])
         resident = (1 + cost.processes) * resident_bytes(self.study.base, self.study.dtype)
         return CheckCost(cost.retrainings, cost.seconds, resident + stacked)
+
+
+def repeated_note(tuned: float, repeated: float) -> tuple[str, ...]:
+    """A warning where the recorded run, repeated with every row at its own seed, is not the model that was explained.
+
+    tuned, repeated: f of the query.
+    """
+    if abs(tuned - repeated) <= _SAME + _SAME * abs(tuned):
+        return ()
+    return (
+        f"the recorded run, repeated as it was, gives f = {repeated:.3f} and the model {tuned:.3f}: it is another run",
+    )
 
 
 def resident_bytes(base: Path, dtype: DType) -> int:

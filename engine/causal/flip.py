@@ -20,7 +20,7 @@ import numpy as np
 from engine.causal.audited import audited_seeds, audited_study
 from engine.causal.check_intervals import interval_of_mean
 from engine.causal.check_requirements import positions_of, training_of
-from engine.causal.check_trainings import FOLDER, Trainings, without
+from engine.causal.check_trainings import FOLDER, Trainings, repeated_note, without
 from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow, SetEffect
 from engine.causal.flip_search import next_sizes, predicted_size, sizes_at_most
 from engine.causal.greedy import greedy_margins
@@ -66,7 +66,10 @@ def run_flip(
         retrainings=len({search.without(k, first).name for k in search.margins} | found.keys()),
         seconds=time.perf_counter() - started,
         details=search.details,
-        warnings=_warnings(search, found),
+        warnings=(
+            *repeated_note(search.value, float(found[search.without(0, first).name][0])),
+            *_warnings(search, found),
+        ),
     )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from engine.causal.audited import audited_seeds, audited_study
 from engine.causal.check_intervals import interval_of_difference, interval_of_mean, interval_over_draws
 from engine.causal.check_requirements import positions_of, training_of
-from engine.causal.check_trainings import FOLDER, Trainings, without
+from engine.causal.check_trainings import FOLDER, Trainings, repeated_note, without
 from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow, SetEffect
 from engine.causal.measuring import measure_questions
 from engine.causal.retrain import Variant
@@ -79,7 +79,7 @@ def run_leave_out(
         retrainings=len({variant.name for variant in variants}),
         seconds=time.perf_counter() - started,
         details=_details(plan, ranked, full_S, top_S, random_SD, bm25_S),
-        warnings=plan.warnings,
+        warnings=(*repeated_note(value, float(full_S[0])), *plan.warnings),
     )
 
 
