@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from app import collection  # before all that is imported below
+
+# isort: split
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -49,6 +52,7 @@ _ROUTERS = (
     *(models, datasets, indexes, aliases, evaluations, batches, attributions, checks, methods, jobs, keys, audit_log),
     *(operations.router, dashboard),
 )
+collection.resume()
 
 
 def create_app(settings: Settings | None = None, engine: EngineClient | None = None) -> FastAPI:
