@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     keep_days: float | None = Field(
         default=None,
         ge=0,
-        description="Answers, ended jobs and batches older than this are deleted. Unset or 0: kept for ever.",
+        description="Answers, checks, ended jobs and batches older than this are deleted. Unset or 0: kept for ever.",
     )
     worker_threads: int = Field(
         default=2,

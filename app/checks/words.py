@@ -13,6 +13,7 @@ SETS = {
     "random": "without as many random rows",
     "bm25": "without BM25's first rows",
 }
+SHORT = {"none": "nothing", "top": "top rows", "half": "half of them", "random": "random rows", "bm25": "BM25's rows"}
 ADDED = {"top": "a step on each top row", "random": "a step on random rows"}  # of tail_patch
 EFFECTS = {"tail_patch": "one more step on the row", "replay": "leaving the row out of the run (exact derivative)"}
 LEAST_WHOLE = 0.001  # a whole output less likely than that says little to people: then it is told by the token
@@ -28,6 +29,11 @@ def measured_name(kind: str) -> str:
 def set_name(kind: str, name: str) -> str:
     """What was done to the training, by the kind of the check and the name of the set."""
     return (ADDED if kind == "tail_patch" else SETS).get(name, name)
+
+
+def set_short(name: str) -> str:
+    """Of a set alone, where there is little room."""
+    return SHORT.get(name, name)
 
 
 def effect_short(kind: str) -> str:

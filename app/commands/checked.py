@@ -19,15 +19,21 @@ def show_check(check: Check, answer: Attribution | None) -> None:
         out.print(line)
     if result.sets:
         out.print()
+        out.print(Text(f"{measured_name(check.measurement).capitalize()} of the output, in nats", style="bold"))
         out.print(_sets(check, result.sets))
     if result.effects:
         out.print()
+        out.print(Text(f"Effect of each row, in nats: {effect_name(check.kind)}", style="bold"))
         out.print(_effects(check, result.effects))
     for message in result.warnings:
         warn(message)
     out.print()
-    done = f"{check.retrainings or 0:,} retrainings · {check.kind} · answer {check.attribution}"
+    done = f"{retrainings(check.retrainings or 0)} · {check.kind} · answer {check.attribution}"
     out.print(Text(f"{check.id} · {done}", style="dim"))
+
+
+def retrainings(count: int) -> str:
+    return f"{count:,} retrainings" if count > 1 else "1 retraining" if count else "No retraining"
 
 
 def _summary(check: Check, result: CheckResult, answer: Attribution | None) -> list[Text]:
@@ -83,13 +89,12 @@ def _sets(check: Check, sets: list[SetEffect]) -> Table:
         for s in sets
     ]
     columns = ["training", ">rows", ">times", ">before", ">after", ">change", ">95 %"]
-    return table(f"{measured_name(check.measurement).capitalize()} of the output, in nats", columns, rows)
+    return table(None, columns, rows)
 
 
 def _effects(check: Check, effects: list[RowEffect]) -> Table:
     rows = [(e.id, _nats(e.predicted, True), _nats(e.measured, True), _between(e)) for e in effects]
-    title = f"Effect of each row, in nats: {effect_name(check.kind)}"
-    return table(title, ["example", ">predicted", ">measured", ">95 %"], rows)
+    return table(None, ["example", ">predicted", ">measured", ">95 %"], rows)
 
 
 def _nats(value: float | None, signed: bool = False) -> str:

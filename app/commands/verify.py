@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from app.commands.checked import show_check
+from app.commands.checked import retrainings, show_check
 from app.commands.console import err, facts, out, print_json, size
 from app.commands.evaluate import duration
 from app.commands.following import follow
@@ -60,7 +60,7 @@ def verify(
 
 
 def cost_line(cost: CheckCost) -> Text:
-    line = Text(f"{cost.retrainings:,} retrainings: about {duration(cost.seconds)}")
+    line = Text(f"{retrainings(cost.retrainings)}: about {duration(cost.seconds)}")
     return line.append(f", {size(cost.memory_bytes)} of memory." if cost.memory_bytes else ".", style="dim")
 
 

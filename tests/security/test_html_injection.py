@@ -16,6 +16,7 @@ from tests.app.resources import (
     RECIPE,
     add_index,
     assert_problem,
+    checked,
     evaluated,
     jsonl,
     post_dataset,
@@ -104,6 +105,7 @@ def fill(client: TestClient, engine: FakeEngine, tmp_path: Path) -> list[str]:
         "/v1/attributions/batches", data={"name": hostile("batch")}, files={"file": (hostile("batch file"), lines)}
     )
     evaluation = evaluated(client, index)
+    check = checked(client, asked["id"], "flip", name=hostile("check"))
     client.put("/v1/aliases/prod", json={"index": index["id"]})
     jobs = client.get("/v1/jobs").json()["data"]
     found = [
@@ -112,6 +114,7 @@ def fill(client: TestClient, engine: FakeEngine, tmp_path: Path) -> list[str]:
         f"indexes/{index['id']}",
         f"indexes/{failed['id']}",
     ]
+    found += [f"checks/{check['id']}"]
     found += [f"attributions/{asked['id']}", f"evaluations/{evaluation['id']}", *(f"jobs/{job['id']}" for job in jobs)]
     return found + ([f"batches/{batch.json()['id']}"] if batch.status_code == 202 else [])
 

@@ -208,8 +208,9 @@ IDS = ["..%2f..%2fsecret", "%2e%2e%2fsecret", "..%5csecret", "%2fetc%2fpasswd", 
 def test_an_id_is_no_path(client: TestClient, settings: Settings) -> None:
     secret = settings.home / "secret"
     secret.write_text("0" * 64)
-    for bad, resource in product(IDS, ("models", "datasets", "indexes", "attributions", "jobs", "evaluations", "keys")):
-        for tail in ("", "/export", "/examples", "/examples/..%2f..%2fsecret", "/events", "/results"):
+    resources = ("models", "datasets", "indexes", "attributions", "jobs", "evaluations", "checks", "keys")
+    for bad, resource in product(IDS, resources):
+        for tail in ("", "/export", "/examples", "/examples/..%2f..%2fsecret", "/events", "/results", "/checks"):
             answer = client.get(f"/v1/{resource}/{bad}{tail}", follow_redirects=False)
             assert answer.status_code in (404, 405, 422), (resource, bad, tail, answer.text)
         assert client.delete(f"/v1/{resource}/{bad}").status_code in (404, 405), (resource, bad)

@@ -37,6 +37,7 @@ LISTS = {
     "/v1/indexes": ("name", "state", "model", "dataset"),
     "/v1/attributions": ("model", "index", "since"),
     "/v1/evaluations": ("index", "model", "state"),
+    "/v1/checks": ("attribution", "index", "model", "state", "kind", "name"),
     "/v1/jobs": ("state", "kind"),
     "/v1/attributions/batches": ("state",),
     "/v1/audit-log": ("key", "operation", "resource", "since"),

@@ -13,7 +13,7 @@ from app.checks.words import (
     left_out_words,
     measured_name,
     probability_words,
-    set_name,
+    set_short,
 )
 from app.dashboard.checking.forms import KINDS
 from app.dashboard.pages import Notice, notice_of
@@ -140,7 +140,7 @@ def _sets_chart(check: CheckOut, sets: Sequence[SetEffectOut]) -> Chart | None:
     rows = tuple(
         Row(
             (
-                text(set_name(check.kind, one.name)),
+                text(set_short(one.name)),
                 number(one.change, signed=True),
                 number(one.low, signed=True),
                 number(one.high, signed=True),
@@ -157,9 +157,10 @@ def _sets_chart(check: CheckOut, sets: Sequence[SetEffectOut]) -> Chart | None:
     skipped = [Column(name, skip=True) for name in ("before", "after", "rows", "times")]
     if any(one.answer_changed is not None for one in sets):
         skipped.append(Column("answer changed", skip=True))
-    columns = (Column("training"), *with_interval("change"), *skipped)
-    title = f"What changing the training did to its {measured_name(check.measurement)}"
-    return Chart("bars", title, columns, rows, x_title="change in nats, with its 95 % interval") if rows else None
+    done = "trained on once more" if check.kind == "tail_patch" else "left out"
+    columns = (Column(done), *with_interval("change"), *skipped)
+    title = f"Change of the output's {measured_name(check.measurement)}, by what was {done}"
+    return Chart("bars", title, columns, rows, x_title="change in nats (95 %)") if rows else None
 
 
 def _effects_chart(check: CheckOut, effects: Sequence[RowEffectOut], predicted: Mapping[str, float]) -> Chart | None:
