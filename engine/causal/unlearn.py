@@ -283,6 +283,8 @@ def _whole(path: Path, model: ModelConfig) -> Iterator[Path]:
         for file in (file for pattern in _TOKENIZER_FILES if beside is not None for file in beside.glob(pattern)):
             shutil.copy2(file, aside / file.name)
         yield aside
+        for written in (*aside.iterdir(), aside):
+            sync_directory(written)  # a file is synced the same way
         os.rename(aside, path)
         sync_directory(path.parent)
 
