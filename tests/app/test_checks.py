@@ -10,6 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.attributions.schemas import HitOut, TrustOut
+from app.main import create_app
+from app.settings import Settings
 from engine.errors import StorageFull
 from tests.app.fakes import FakeEngine
 from tests.app.resources import (
@@ -211,6 +213,19 @@ def test_a_cancelled_check_goes_on_where_it_was(
     ready = wait_for_check(client, check["id"])
     assert (ready["error"], len(list(kept.parent.iterdir()))) == (None, 3)
     assert kept.read_text() == "finished before"
+
+
+def test_a_server_that_stops_leaves_the_check_to_the_next_one(settings: Settings, model_dir: Path) -> None:
+    engine = FakeEngine()
+    with TestClient(create_app(settings, engine)) as client:
+        answer = answer_of(client, ready_index(client, model_dir, recipe=RECIPE))
+        engine.gate.clear()
+        check = add_check(client, answer["id"])
+        wait_for_check(client, check["id"], "running")
+    with TestClient(create_app(settings, FakeEngine())) as client:
+        ready = wait_for_check(client, check["id"])
+        assert (ready["retrainings"], ready["result"]["sets"][0]["name"]) == (9, "top")
+        assert client.get(f"/v1/jobs/{check['job_id']}").json()["attempt"] == 2
 
 
 def test_a_failed_check_says_why_and_can_be_resumed(

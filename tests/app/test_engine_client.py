@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from app.engine_client import LocalEngine
+from engine.causal.checks import CheckConfig, RankedRow
 from engine.config import ModelConfig
 from engine.errors import EngineUnavailable
 from engine.evaluate.scorecard import EvaluationConfig
+from engine.types import Query
 
 
 class RecordingLane:
@@ -85,3 +87,26 @@ def test_an_evaluation_runs_in_the_callers_thread_on_the_lanes_device(
     LocalEngine(device="auto").evaluate(model, tmp_path / "d", tmp_path / "i", [], config, tmp_path / "w", print)
     here = threading.get_ident()
     assert seen == [(here, "resolved", model, "rows of d", tmp_path / "i", [], config, tmp_path / "w", print)]
+
+
+def test_a_check_needs_the_engine_extra_and_runs_in_the_callers_thread_too(
+    lane: type[RecordingLane], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    module = types.ModuleType("engine.causal.checking")
+    module.run_check = lambda *given, device: seen.append((threading.get_ident(), device, *given))  # type: ignore[attr-defined]
+    module.estimate_check = lambda *given, device: seen.append((device, *given))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "engine.causal.checking", module)
+    monkeypatch.setattr("engine.causal.checking", module, raising=False)
+    monkeypatch.setattr("engine.dataset.arrow.open_dataset", lambda path: f"rows of {path.name}")
+    engine, asked = LocalEngine(), (Query("a", completion="b"), [RankedRow("r", 1.0)], CheckConfig("flip"))
+    places = ModelConfig("x"), tmp_path / "d", tmp_path / "i"
+    engine.check(*places, *asked, tmp_path / "w", print)
+    engine.estimate_check(*places, *asked, tmp_path / "w")
+    given = (ModelConfig("x"), "rows of d", tmp_path / "i", *asked, tmp_path / "w")
+    assert seen == [(threading.get_ident(), "resolved", *given, print), ("resolved", *given)]
+    monkeypatch.delattr("engine.causal.checking")
+    monkeypatch.setitem(sys.modules, "engine.causal.checking", None)
+    with pytest.raises(EngineUnavailable) as caught:
+        engine.estimate_check(*places, *asked, tmp_path / "w")
+    assert "whence[engine]" in caught.value.remedy

@@ -179,6 +179,16 @@ def refused(response: Any) -> None:
     assert problem["active"] == 1
 
 
+def test_a_check_is_refused_and_leaves_nothing(client: TestClient, busy: dict[str, Any], engine: FakeEngine) -> None:
+    engine.gate.set()  # a question is no job
+    wait_for(lambda: not client.get("/v1/jobs", params={"state": "running"}).json()["data"])
+    answer = post(client, busy).json()
+    engine.gate.clear()
+    add_index(client, busy["model"], busy["dataset"])
+    refused(client.post(f"/v1/attributions/{answer['id']}/verify", json={"kind": "tail_patch", "learning_rate": 0.1}))
+    assert client.get("/v1/checks").json()["data"] == []
+
+
 def test_builds_evaluations_and_large_uploads_are_refused_and_leave_nothing(
     client: TestClient, busy: dict[str, Any], services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
