@@ -139,11 +139,12 @@ class IndexOptions:
     bytes_per_row (2,048 unless given) holds in `dtype`. int8: with one scale a row.
     modules: regular expressions; a module is tracked when one of them matches its name.
     curvature_rows: sample size for calibration and curvature (None = all rows up to 2,048).
-    token_budget: most tokens (pads included) in a batch. shard_rows: None = chosen from memory.
+    token_budget: most tokens (pads included) in a batch; fewer where memory is short (engine/memory.py).
+    shard_rows: None = chosen from memory.
     replicas: further runs of the model's recipe, with other seeds, that the index averages over.
-    allow_partial: build although less than half of the trained parameters can be tracked (engine/coverage.py).
     search: `ivf`: make lists for approximate search (engine/ivf.py), kept where they find enough; `auto`: so of more
     than a million rows; `flat`: every query reads every row.
+    allow_partial: build although less than half of the trained parameters can be tracked (engine/coverage.py).
     """
 
     projection_dim: int | Literal["auto"] = "auto"
@@ -160,8 +161,8 @@ class IndexOptions:
     shard_rows: int | None = None
     seed: int = 0
     replicas: int = 0
-    allow_partial: bool = False
     search: Literal["auto", "flat", "ivf"] = "auto"
+    allow_partial: bool = False
 
 
 @dataclass(frozen=True)

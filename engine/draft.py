@@ -15,8 +15,11 @@ from engine.store import IndexStore
 from engine.types import Coverage, IndexInfo, Untracked
 
 
-def draft_manifest(plan: Plan, model: LoadedModel, dataset: Dataset) -> Manifest:
-    """The manifest as it stands before anything is measured: identity, layout, coverage."""
+def draft_manifest(plan: Plan, model: LoadedModel, dataset: Dataset, *, token_budget: int | None = None) -> Manifest:
+    """The manifest as it stands before anything is measured: identity, layout, coverage.
+
+    token_budget: of the batches, where memory is short for what the options allow.
+    """
     own = tuple(model.states[i].label for i in plan.checkpoint_indices)
     labels = own + replica_labels(plan.options.replicas, plan.replica_epochs)
     return Manifest(
@@ -28,7 +31,7 @@ def draft_manifest(plan: Plan, model: LoadedModel, dataset: Dataset) -> Manifest
         dtype=plan.options.dtype,
         plan={
             "shard_rows": plan.shard_rows,
-            "token_budget": plan.options.token_budget,
+            "token_budget": token_budget or plan.options.token_budget,
             "max_batch_rows": plan.max_batch_rows,
             "threads": torch.get_num_threads(),
             "kernels": f"torch {torch.__version__} {model.device.type}",
