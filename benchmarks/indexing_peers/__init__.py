@@ -2,7 +2,7 @@
 
 plain.py        training passes with AdamW, the common reference         (the project's environment)
 whence.py       an index build, and answers from it                      (the project's environment)
-bergson.py      `bergson build`: rows' gradients, projected or whole      (Bergson's)
+bergson.py      `bergson build`: rows' gradients, 16 × 16 a module or whole    (Bergson's)
 kronfluence.py  EK-FAC factors, and pairwise scores of a few queries      (Kronfluence's)
 
 Every one of them reads the same task directory (benchmarks/quality/peers/task.py). Those of other environments import

@@ -7,6 +7,7 @@ Rows come sorted by length, since Kronfluence pads a batch of whatever follows e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from kronfluence.utils.dataset import DataLoaderKwargs
 
 from benchmarks.indexing_peers.contender import Contender, seconds, share
 from benchmarks.quality.peers.batch import TokenSet, collate
-from benchmarks.quality.peers.given import Given, load_tuned, lora_modules
+from benchmarks.quality.peers.given import Given, Tokens, load_tuned, lora_modules
 from benchmarks.quality.peers.kronfluence_scores import TokenSums
 
 
@@ -67,5 +68,5 @@ class Loaded(Contender):
         )
 
 
-def _by_length(rows: list) -> list:
+def _by_length(rows: Sequence[Tokens]) -> list[Tokens]:
     return sorted(rows, key=lambda row: -len(row.ids))

@@ -7,6 +7,7 @@ An index is opened anew for its queries, and they are answered together, with ev
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Loaded(Contender):
                     raise answer
 
 
-def _stored(lines: list[str], root: Path) -> Dataset:
+def _stored(lines: Sequence[str], root: Path) -> Dataset:
     root.mkdir()
     source = root / "rows.jsonl"
     source.write_text("\n".join(lines), encoding="utf-8")

@@ -43,7 +43,7 @@ def write_world(work: Path, rows: int, queries: int) -> Given:
     asked = [_row(generator) for _ in range(queries)]
     model = ModelConfig(str(work / "base"), adapter=str(adapter), recipe=Recipe())
     data = factories.dataset(work / "rows", texts)
-    write_task(model, data, [Query(**question) for question in asked], work / "task")
+    write_task(model, data, [_query(question) for question in asked], work / "task")
     for name, lines in (("text", texts), ("questions", asked)):
         text = "\n".join(json.dumps(line) for line in lines)
         (work / "task" / f"{name}.jsonl").write_text(text, encoding="utf-8")
@@ -67,4 +67,8 @@ def config(task: Path) -> ModelConfig:
 
 def questions(task: Path) -> list[Query]:
     lines = (task / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Query(**json.loads(line)) for line in lines]
+    return [_query(json.loads(line)) for line in lines]
+
+
+def _query(question: dict[str, str]) -> Query:
+    return Query(prompt=question["prompt"], completion=question["completion"])

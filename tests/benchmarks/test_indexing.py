@@ -14,7 +14,6 @@ from benchmarks.indexing_peers.world import config, write_world
 from engine.dataset import open_dataset
 from engine.model import load_model
 from engine.rows import encode_rows
-from tests.factories import ignore
 
 
 def test_a_ratio_has_the_t_interval_of_its_logarithms() -> None:
@@ -38,6 +37,14 @@ def test_a_ratio_needs_two_rounds_of_each(theirs: list[float], ours: list[float]
         ratio_of(theirs, ours)
 
 
+def test_parts_are_told_apart_and_summed() -> None:
+    measured = Measured()
+    for index, queries in ((4.0, 1.0), (6.0, 2.0)):
+        measured.add("whence ekfac whole", {"seconds": {"index": index, "queries": queries}, "cpu": index})
+    found = [measured.of("whence ekfac whole", part) for part in ("index", "queries", "all")]
+    assert found == [[4.0, 6.0], [1.0, 2.0], [5.0, 8.0]]
+
+
 def test_a_contender_that_failed_says_why_and_the_rest_is_compared() -> None:
     runs = ("plain training", "whence ekfac whole", "whence ekfac p16", "whence graddot whole", "whence graddot p16")
     measured = Measured(settings=dict.fromkeys([*runs, "bergson whole"], 64))
@@ -59,7 +66,7 @@ def test_a_contender_that_failed_says_why_and_the_rest_is_compared() -> None:
 def test_whence_reads_the_tokens_and_targets_that_peers_are_given(tmp_path: Path) -> None:
     given = write_world(tmp_path / "work", 5, 2)
     (stored,) = (tmp_path / "work" / "rows" / "datasets").iterdir()
-    rows = encode_rows(load_model(config(given.path)), open_dataset(stored), None, ignore)
-    assert [row.ids for row in rows.rows] == [row.ids for row in given.rows]
-    assert [row.targets for row in rows.rows] == [row.targets for row in given.rows]
+    rows = encode_rows(load_model(config(given.path)), open_dataset(stored), None, lambda _done: None)
+    assert [tuple(row.ids) for row in rows.rows] == [row.ids for row in given.rows]
+    assert [tuple(row.targets) for row in rows.rows] == [row.targets for row in given.rows]
     assert all(24 <= len(row.ids) <= 256 and any(row.targets) for row in given.rows)
