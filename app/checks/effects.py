@@ -50,7 +50,7 @@ def left_out(checks: Collection[CheckRow], measurement: str) -> Json | None:
     for check in checks:
         sets = {one["name"]: one for one in check.sets or ()}
         top = sets.get("top")
-        if check.kind == "leave_out" and top is not None and top["change"] is not None:
+        if check.kind == "leave_out" and top and None not in (top["before"], top["after"], top["change"]):
             figures = {name: top[name] for name in ("rows", "trainings", "before", "after", "change", "low", "high")}
             control = sets.get("random")
             difference = (check.outcome or {}).get("details", {}).get("difference")

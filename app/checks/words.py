@@ -51,12 +51,13 @@ def left_out_words(top: Json, control: Json | None, difference: Json | None, kin
     `difference`: of their changes; `kind`: of the measurement."""
     rows, verb = top["rows"], "fell" if top["change"] < 0 else "rose"
     which = "top row was" if rows == 1 else f"{rows} top rows were"
-    said = f"The output's {measured_name(kind)} {verb} from {top['before']:z.2f} to "
-    said += f"{top['after']:z.2f} nats when the {which} left out"
+    before, after = apart(top["before"], top["after"])
+    said = f"The output's {measured_name(kind)} {verb} from {before} to {after} nats when the {which} left out"
     if None not in (top["low"], top["high"]):
-        said += f" (change {top['change']:+.2f}, 95 %: {top['low']:+.2f} to {top['high']:+.2f})"
+        said += f" (change {signed(top['change'])}, 95 %: {signed(top['low'])} to {signed(top['high'])})"
     if control is not None and control["after"] is not None:
-        said += f"; to {control['after']:z.2f} without {'a random one' if rows == 1 else 'as many random ones'}"
+        others = "a random one" if rows == 1 else "as many random ones"
+        said += f"; to {apart(top['before'], control['after'])[1]} without {others}"
     return f"{said}. {difference_words(difference)}".strip()
 
 
@@ -65,7 +66,8 @@ def difference_words(difference: Json | None, *, adds: bool = False) -> str:
     not left out."""
     if difference is None or None in (difference["value"], difference["low"], difference["high"]):
         return ""
-    between = f"{difference['value']:+.2f} nats, 95 %: {difference['low']:+.2f} to {difference['high']:+.2f}"
+    low, high = signed(difference["low"]), signed(difference["high"])
+    between = f"{signed(difference['value'])} nats, 95 %: {low} to {high}"
     if difference["low"] > 0 if adds else difference["high"] < 0:
         return f"These rows mattered more than chance explains ({between})."
     return f"That is not clearly more than random rows do ({between})."
@@ -81,6 +83,20 @@ def probability_words(before: float | None, after: float | None, kind: str, toke
     of = "The output's probability" if whole else f"The mean probability of its {tokens} tokens (geometric)"
     start, end = (math.exp(min(value / share, 0.0)) for value in (before, after))
     return f"{of} {'fell' if end < start else 'rose'} from {percent(start)} to {percent(end)}."
+
+
+def signed(value: float) -> str:
+    """Two digits behind the point, or two that count."""
+    return f"{value:+.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:+.2g}"
+
+
+def apart(first: float, second: float) -> tuple[str, str]:
+    """Two figures with as many digits as tell them apart, two behind the point at least."""
+    for digits in (2, 3, 4):
+        shown = f"{first:z.{digits}f}", f"{second:z.{digits}f}"
+        if shown[0] != shown[1]:
+            return shown
+    return f"{first:z.2f}", f"{second:z.2f}"
 
 
 def percent(share: float) -> str:

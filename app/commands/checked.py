@@ -5,7 +5,15 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from app.checks.words import difference_words, effect_name, left_out_words, measured_name, probability_words, set_name
+from app.checks.words import (
+    apart,
+    difference_words,
+    effect_name,
+    left_out_words,
+    measured_name,
+    probability_words,
+    set_name,
+)
 from app.commands.console import one_line, out, table, warn
 from app.commands.trust import LONGEST
 from whence_client import Attribution, Check, CheckResult
@@ -44,7 +52,8 @@ def _summary(check: Check, result: CheckResult, answer: Attribution | None) -> l
         shown = None if control is None else control.model_dump()
         said.append(left_out_words(top.model_dump(), shown, difference, check.measurement))
     elif top is not None and top.before is not None and top.after is not None:
-        said.append(f"The {measured_name(check.measurement)} went from {top.before:z.2f} to {top.after:z.2f} nats.")
+        before, after = apart(top.before, top.after)
+        said.append(f"The {measured_name(check.measurement)} went from {before} to {after} nats.")
         said.append(difference_words(result.details.get("difference"), adds=check.kind == "tail_patch"))
     if top is not None and answer is not None:
         said.append(probability_words(top.before, top.after, check.measurement, answer.measurement.tokens))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app import cli
-from app.checks.words import percent, probability_words
+from app.checks.words import apart, percent, probability_words, signed
 from tests.app.commands import refused, run_json
 from tests.app.conftest import make_settings
 from tests.app.fakes import FakeEngine
@@ -107,6 +107,12 @@ def test_without_waiting_the_job_is_named_and_goes_on(answer, engine, capsys):
 def test_what_is_wrong_is_one_line(answer, capsys):
     assert "There is no attribution 'att_none'" in refused(capsys, "verify", "att_none", code=1)
     assert "rows is 9" in refused(capsys, "verify", answer, "--rows", "9", code=1)
+
+
+def test_figures_have_the_digits_that_tell_them_apart():
+    assert apart(-2.1, -5.3) == ("-2.10", "-5.30") == apart(-2.1, -5.3)
+    assert apart(-0.2161, -0.2164) == ("-0.2161", "-0.2164") and apart(-1.0, -1.0) == ("-1.00", "-1.00")
+    assert [signed(x) for x in (-3.557, 0.0328, -0.00041, 0.0)] == ["-3.56", "+0.033", "-0.00041", "+0.00"]
 
 
 def test_probabilities_are_told_by_the_token_where_the_whole_says_little():

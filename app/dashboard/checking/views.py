@@ -8,6 +8,7 @@ from typing import Any
 
 from app.checks.schemas import CheckOut, CheckResultOut, RowEffectOut, SetEffectOut
 from app.checks.words import (
+    apart,
     difference_words,
     effect_name,
     left_out_words,
@@ -74,8 +75,10 @@ def check_view(
 
 
 def _took(check: CheckOut) -> str:
+    if not check.retrainings:
+        return f"no retraining, {duration(check.seconds)}"
     plural = "" if check.retrainings == 1 else "s"
-    return f"{count(check.retrainings)} retraining{plural} in {duration(check.seconds)}"
+    return f"rests on {count(check.retrainings)} retraining{plural}, took {duration(check.seconds)}"
 
 
 def _asked(config: Mapping[str, Any]) -> str:
@@ -86,7 +89,8 @@ def _asked(config: Mapping[str, Any]) -> str:
     if config["kind"] == "unlearn":
         return f"{rows}, by {'training again' if config['how'] == 'retrain' else 'one influence step'}"
     if config["kind"] == "leave_out":
-        return f"{rows}, {config['seeds']} trainings of each set, {config['draws']} random sets"
+        draws = "1 random set" if config["draws"] == 1 else f"{config['draws']} random sets"
+        return f"{rows}, {config['seeds']} trainings of each set, {draws}"
     return rows
 
 
@@ -113,7 +117,8 @@ def _words(check: CheckOut, result: CheckResultOut, tokens: int) -> tuple[str, .
 def _set_words(check: CheckOut, top: SetEffectOut) -> str:
     what = f"The {measured_name(check.measurement)} of this output"
     done = "after one more step on a top row (the mean over them)" if check.kind == "tail_patch" else "without the rows"
-    return f"{what} was {top.before:z.2f} nats, and {top.after:z.2f} {done}."
+    before, after = apart(top.before or 0.0, top.after or 0.0)
+    return f"{what} was {before} nats, and {after} {done}."
 
 
 def _answer_words(check: CheckOut, result: CheckResultOut) -> list[str]:
