@@ -107,6 +107,7 @@ def test_unlearning_makes_a_version_that_can_be_indexed_and_asked(served: Served
     made = served.client.get(f"/v1/models/{ready['new_model']}").json()
     assert (made["name"], made["version"], made["checkpoints"]) == ("bot", 2, [])
     assert made["recipe"]["training"]["epochs"] == 2
+    assert len(made["recipe"]["details"]["removed"]) == 2, "what repeats its training leaves them out too"
     assert ready["result"]["held_out"]["after"] > 0
     built = add_index(served.client, made["id"], served.dataset["id"], method="graddot")
     index = wait_for_index(served.client, built["id"])
