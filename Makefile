@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 ENGINE := .venv/.installed-engine
 DEV := .venv/.installed-dev
 
-.PHONY: help venv demo serve test test-long check lint format types arrows migrations openapi pins bench bench-quality audit load crash fuzz clean
+.PHONY: help venv demo serve test test-long check lint format types arrows migrations openapi pins bench bench-rest bench-quality audit load crash fuzz clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -71,12 +71,12 @@ migrations: $(DEV)
 openapi: $(DEV)
 	$(BIN)/python -m tests.contract.openapi_snapshot
 
-bench: $(DEV)  ## every benchmark; tables here, JSON under benchmarks/results/  (ARGS go to benchmarks.capture)
-	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.capture $(ARGS)
-	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.search
-	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.curvature_sample
-	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.demo_methods
-	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.stacked_training
+bench: $(DEV)  ## every benchmark of speed and memory, target beside measured  (ARGS="--only capture search", "--table --write")
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.everything $(ARGS)
+
+bench-rest: $(DEV)  ## what single choices rest on: calibration sample, the demo's methods, stacks, replay, tail-patch
+	@export OMP_NUM_THREADS=1; for name in curvature_sample demo_methods stacked_training tail_patch replay; do \
+	  $(BIN)/python -m benchmarks.$$name; done
 
 # Long: 518 retrainings, and four peers in environments of their own. Interrupted, it goes on where it was.
 bench-quality: $(DEV)  ## rankings against retraining, beside the peers  (ARGS="--quick": one recipe, 25 subsets, one seed)

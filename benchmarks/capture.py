@@ -2,10 +2,12 @@
 
     python -m benchmarks.capture
 
-1. capture + sketch + write of training rows, against a bare forward + activation-only backward of the same batches
-   (100M random Llama, LoRA r=8, 256 tokens, EK-FAC metric). Curvature's passes are timed apart.
-2. one query against an index of 1,000 rows and one checkpoint, against the query's own forward + backward as plain
-   PyTorch does it (adapter weights asking for gradients).
+1. capture + sketch + write of training rows, against a bare forward + activation-only backward of the same batches:
+   a 110M-parameter random Llama, 256 tokens, with LoRA r=8 (EK-FAC) and without (every weight, K-FAC, p=16).
+   Curvature's passes are timed apart.
+2. the whole EK-FAC index of one checkpoint of a small model, against one plain training pass (forward, backward, AdamW
+   on the adapter) over the same rows, and the curvature's share of it, at as many rows as the fit's sample of 2,048 is
+   small beside.
 
 Ratios only: both sides are timed in turn, batch by batch, in one process; the median over pairs is reported.
 """
@@ -16,7 +18,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +28,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.estimate import small
 from benchmarks.random_llama import save_model, text_rows
 from benchmarks.report import report
-from engine.answer import attribute
 from engine.batching import PaddedBatch
 from engine.build import build_index, draft_manifest
 from engine.capture import GradientCapture
 from engine.checkpoints import checkpoint_features
-from engine.config import IndexConfig, IndexOptions
+from engine.config import IndexConfig, IndexOptions, ModelConfig
 from engine.curvature import get_metric
 from engine.curvature.fit import LabelDraws, fit_statistics, statistics_to_arrays
-from engine.errors import EngineError
 from engine.model import LoadedModel, load_model
-from engine.opened import OpenIndex
-from engine.plan import make_plan
+from engine.plan import CURVATURE_ROWS, make_plan
 from engine.rows import Batcher, encode_rows
 from engine.store import IndexStore
-from engine.types import AskOptions, Attribution, Progress, Query
 
+
+@dataclass(frozen=True)
+class Kind:
+    """width: p of the sketch, None = the index's own choice."""
+
+    name: str
+    method: str
+    width: int | None
+    target: float
+
+
+LORA, DENSE = Kind("LoRA r=8, EK-FAC", "ekfac", None, 1.10), Kind("dense, K-FAC, p=16", "kfac", 16, 1.15)
+WHOLE, SHARE = 2.0, 0.15  # targets: the whole index in training passes, the curvature's share of it
+SHORT = 24
 TOKENS = 256
 BATCH_ROWS = 4
 INDEX_ROWS = 1000
@@ -50,33 +64,37 @@ INDEX_ROWS = 1000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=7, help="timed pairs of each comparison (default 7)")
+    parser.add_argument("--pairs", type=int, default=5, help="timed pairs of each comparison (default 5)")
+    parser.add_argument("--rows", type=int, default=10_000, help="of the whole index")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     if arguments.device == "cpu":
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="whence-bench-") as scratch:
         root = Path(scratch)
-        model = load_model(save_model(root), arguments.device)
-        rows = [*capture_cost(model, root, arguments.pairs), *query_cost(model, root, arguments.pairs)]
-    report("capture", f"python -m benchmarks.capture --pairs {arguments.pairs} --device {arguments.device}", rows)
+        config = save_model(root)
+        rows = capture_cost(load_model(config, arguments.device), root / "lora", arguments.pairs, LORA)
+        dense = ModelConfig(config.base, recipe=config.recipe)
+        rows += capture_cost(load_model(dense, arguments.device), root / "dense", arguments.pairs, DENSE)
+        rows += index_cost(root / "whole", arguments.rows)
+    report("capture", f"python -m benchmarks.capture --pairs {arguments.pairs} --rows {arguments.rows}", rows)
 
 
 # --- 1: training rows ---
 
 
-def capture_cost(model: LoadedModel, root: Path, pairs: int) -> list[dict[str, Any]]:
+def capture_cost(model: LoadedModel, root: Path, pairs: int, kind: Kind) -> list[dict[str, Any]]:
     data = text_rows(root / "rows", BATCH_ROWS * (pairs + 1), TOKENS)
     options = IndexOptions(token_budget=BATCH_ROWS * TOKENS, shard_rows=BATCH_ROWS, curvature_rows=BATCH_ROWS)
-    # The sketch an index of 1,000 rows would choose for itself.
-    width = make_plan(model, INDEX_ROWS, IndexConfig(options=options)).projection_width
-    plan = make_plan(model, len(data), IndexConfig("ekfac", options=_with_width(options, width)))
+    # None: the sketch an index of 1,000 rows would choose for itself.
+    width = kind.width or make_plan(model, INDEX_ROWS, IndexConfig(options=options)).projection_width
+    plan = make_plan(model, len(data), IndexConfig(kind.method, options=_with_width(options, width)))
     encoded = encode_rows(model, data, None, lambda _done: None)
     store = IndexStore.open_or_create(root / "capture-index", draft_manifest(plan, model, data))
     batcher = Batcher(model, options.token_budget)
     batches = list(batcher.batches(encoded.rows, encoded.weights, range(len(data))))
     with GradientCapture(model, plan.tracked) as capture:
-        curvature_s = _fit(capture, batches[0].padded, store, LabelDraws(0, 0, encoded.keys))
+        curvature_s = _fit(capture, batches[0].padded, store, LabelDraws(0, 0, encoded.keys), kind.method)
         features = checkpoint_features(model, plan, store, 0, model.states[-1])
 
         def ours(number: int) -> None:
@@ -87,9 +105,11 @@ def capture_cost(model: LoadedModel, root: Path, pairs: int) -> list[dict[str, A
         ratio, bare_s = _paired(ours, lambda number: activation_only(model, batches[number].padded), pairs)
     passes = 2 * bare_s
     common = {"projection": width, "pairs": pairs}
+    what = f"capture + sketch + write / bare forward + activation-only backward, {kind.name}"
+    fitted = f"curvature of one batch, its eigenbases counted in / two passes, {kind.name}"
     return [
-        {"what": "capture + sketch + write / bare forward + activation-only backward", "ratio": ratio, **common},
-        {"what": "curvature of one batch (A, S; eigenbases; Λ) / two passes", "ratio": curvature_s / passes, **common},
+        {"what": what, "ratio": ratio, "target": kind.target, **common},
+        {"what": fitted, "ratio": curvature_s / passes, "target": None, **common},
     ]
 
 
@@ -97,9 +117,9 @@ def _with_width(options: IndexOptions, width: int | None) -> IndexOptions:
     return IndexOptions(**{**options.__dict__, "projection_dim": width or 0})
 
 
-def _fit(capture: GradientCapture, batch: PaddedBatch, store: IndexStore, draws: LabelDraws) -> float:
+def _fit(capture: GradientCapture, batch: PaddedBatch, store: IndexStore, draws: LabelDraws, method: str) -> float:
     started = time.perf_counter()
-    statistics_ = fit_statistics(capture, lambda: [batch], get_metric("ekfac"), draws)
+    statistics_ = fit_statistics(capture, lambda: [batch], get_metric(method), draws)
     elapsed = time.perf_counter() - started
     store.save_tensors("checkpoint-000", statistics_to_arrays(statistics_, torch.float32))
     return elapsed
@@ -113,37 +133,49 @@ def activation_only(model: LoadedModel, batch: PaddedBatch) -> Tensor:
     return torch.autograd.grad(loss, embedded)[0]
 
 
-# --- 2: one query ---
+# --- 2: a whole index ---
 
 
-def query_cost(model: LoadedModel, root: Path, pairs: int) -> list[dict[str, Any]]:
-    data = text_rows(root / "index-rows", INDEX_ROWS, 10)
-    config = IndexConfig("ekfac", options=IndexOptions(curvature_rows=32))
-    print(f"building an index of {INDEX_ROWS} short rows …")
-    build_index(model, data, config, root / "query-index", _print_progress)
-    query = _long_query(root)
-    with OpenIndex(model, data, root / "query-index") as index:
+def index_cost(root: Path, rows: int) -> list[dict[str, Any]]:
+    """Build and training pass one after the other, twice each, in turns; the faster of each."""
+    model = load_model(small(root, lora=True))
+    data, options = text_rows(root / "rows", rows, SHORT), IndexOptions(search="flat")
+    encoded = encode_rows(model, data, None, lambda _done: None)
+    batches = list(Batcher(model, options.token_budget).batches(encoded.rows, encoded.weights, range(len(data))))
+    built, trained, shares = [], [], []
+    for turn in range(2):
+        started = time.perf_counter()
+        build_index(model, data, IndexConfig("ekfac", options=options), root / f"index-{turn}", lambda _progress: None)
+        built.append(time.perf_counter() - started)
+        timings = IndexStore.open(root / f"index-{turn}").manifest.timings_s
+        shares.append(timings["curvature"] / built[-1])
+        started = time.perf_counter()
+        training_pass(model, [batch.padded for batch in batches])
+        trained.append(time.perf_counter() - started)
+    common = {"projection": None, "pairs": 2}
+    named = f"EK-FAC index, {rows:,} rows of {SHORT} tokens, one checkpoint"
+    return [
+        {"what": f"{named} / a plain training pass", "ratio": min(built) / min(trained), "target": WHOLE, **common},
+        {"what": f"the curvature's share of that index (sample of {CURVATURE_ROWS:,})", "ratio": min(shares)}
+        | {"target": SHARE, **common},
+    ]
 
-        def ours(_number: int) -> None:
-            answer = attribute(index, [(query, AskOptions())])[0]
-            if isinstance(answer, EngineError):
-                raise answer
-            timings.append(answer)
 
-        timings: list[Attribution] = []
-        encoded = index.model.encoder().encode_query(prompt=query.prompt, completion=query.completion)
-        batch = next(index.batcher.batches([encoded], [1.0], [-1])).padded
-        ratio, _ = _paired(ours, lambda _number: plain_backward(model, batch), pairs)
-    phases = {phase: statistics.median(t.timings_ms[phase] for t in timings) for phase in timings[0].timings_ms}
-    whole = sum(phases.values())
-    shares = ", ".join(f"{phase} {value / whole:.0%}" for phase, value in phases.items())
-    what = f"one query ({len(encoded.ids)} tokens), N = {INDEX_ROWS} / its forward + backward ({shares})"
-    return [{"what": what, "ratio": ratio, "projection": index.plan.projection_width, "pairs": pairs}]
-
-
-def _long_query(root: Path) -> Query:
-    text = text_rows(root / "query", 1, TOKENS)[0].text or ""
-    return Query(prompt=text[:192], completion=text[192:])
+def training_pass(model: LoadedModel, batches: Sequence[PaddedBatch]) -> None:
+    """Forward, the gradient of every adapter weight, and AdamW, batch by batch; the weights move by nothing (lr 0)."""
+    weights = [p for name, p in model.module.named_parameters() if "lora_" in name]
+    optimizer = torch.optim.AdamW(weights, lr=0.0)
+    for weight in weights:
+        weight.requires_grad_(True)
+    for batch in batches:
+        logits = model.module(input_ids=batch.ids_BT, use_cache=False).logits
+        log_prob = -F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.ids_BT[:, 1:].flatten(), reduction="none")
+        optimizer.zero_grad()
+        (-(log_prob * batch.weights_BT[:, 1:].flatten()).sum()).backward()
+        optimizer.step()
+    for weight in weights:
+        weight.requires_grad_(False)
+        weight.grad = None
 
 
 def plain_backward(model: LoadedModel, batch: PaddedBatch) -> None:
@@ -183,11 +215,6 @@ def _seconds(work: Callable[[int], object], number: int) -> float:
 def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _print_progress(progress: Progress) -> None:
-    if progress.done == progress.total or progress.done % 200 < 8:
-        print(f"  {progress.phase} {progress.done}/{progress.total}", flush=True)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def indexing(content: Content) -> Iterator[Line]:
         measured = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         yield Line(f"index build: {row['what']} ({row['note']})", "above 1", measured, row["low"] > 1)
     for row in content["rows"]:
-        if str(row["what"]).startswith("whence ekfac whole") and row["ratio"] is not None:
+        if str(row["what"]).startswith("whence ekfac whole, index") and row["ratio"] is not None:
             yield at_most(f"{row['what']}, in plain training passes", float(row["ratio"]), 2.0)
 
 
@@ -106,7 +106,7 @@ def memory(content: Content) -> Iterator[Line]:
 
 
 def scale(content: Content) -> Iterator[Line]:
-    for row in content["summary"]:
+    for row in content["compared"]:
         if row["target"] is not None:
             yield Line(str(row["what"]), str(row["target"]), str(row["measured"]), row["met"] == "yes")
 

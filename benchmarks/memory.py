@@ -1,6 +1,6 @@
 """What memory a build and a server take by the number of rows: anonymous memory, read from outside as they work.
 
-    python -m benchmarks.memory [--rows 10000 100000 1000000] [--build-rows 8192 32768 65536] [--work DIRECTORY]
+    python -m benchmarks.memory [--rows 10000 100000 1000000] [--build-rows 8192 32768] [--work DIRECTORY]
 
 RssAnon of /proc/<process>/status, every 10 ms: what a process has made, without the pages of mapped files, which the
 kernel takes back when it needs them.
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from engine.model import load_model
 from tests import factories
 
 COMMAND = "python -m benchmarks.memory"
-ROWS, BUILD_ROWS = [10_000, 100_000, 1_000_000], [8192, 32_768, 65_536]
+ROWS, BUILD_ROWS = [10_000, 100_000, 1_000_000], [8192, 32_768]
 BUDGET = {"build": 256, "server": 256}  # bytes a row
 SHARD_ROWS = 1024  # a shard is made in memory, and is the whole of a smaller index
 QUESTIONS = 20
@@ -176,24 +175,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--build-rows", type=int, nargs="+", default=BUILD_ROWS)
     parser.add_argument("--build-here", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help="kept, and not made again where it lies there")
+    parser.add_argument("--work", type=Path, default=Path(".bench/queries"), help="kept, and not made again")
     parser.add_argument("--only", choices=list(BUDGET))
     chosen = parser.parse_args()
     if chosen.build_here is not None:
         build_here(chosen.work, chosen.build_here)
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        work = chosen.work or Path(temporary)
-        began, rows = time.perf_counter(), []
-        if chosen.only != "server":
-            tiny_model(work)
-            sizes = sorted(chosen.build_rows)
-            rows += table("build", sizes, [build_peak(work, size) for size in sizes])
-        if chosen.only != "build":
-            sizes = sorted(chosen.rows)
-            rows += table("server", sizes, server_peaks(work, sizes))
-        report("memory", COMMAND, rows)
-        print(f"{time.perf_counter() - began:.0f} s in all")
+    work: Path = chosen.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    if chosen.only != "server":
+        tiny_model(work)
+        sizes = sorted(chosen.build_rows)
+        rows += table("build", sizes, [build_peak(work, size) for size in sizes])
+    if chosen.only != "build":
+        sizes = sorted(chosen.rows)
+        rows += table("server", sizes, server_peaks(work, sizes))
+    report("memory", COMMAND, rows)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ FIGURE = Path(__file__).resolve().parents[1] / "docs" / "performance-scale.svg"
 LENGTHS = (64, 256, 1024, 2048)
 TOKENS = 65_536
 ROW_TOKENS = 64
-LEAST_ROWS, MOST_ROWS = 1024, 16_384  # as many as five turns build in less than four minutes
+LEAST_ROWS, MOST_ROWS = 1024, 16_384  # as many as two turns build in less than four minutes
 TARGET = 1.1  # most that the exponent of seconds in tokens may be
 # One grey and one blue that stand out from white and from black alike; the ground stays as the page has it.
 INK, LINE = "#808080", "#3b82d6"
@@ -189,7 +189,7 @@ def _named(axis: Axes, across: str, up: str, title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="turns")
+    parser.add_argument("--pairs", type=int, default=2, help="turns")
     parser.add_argument("--most-rows", type=int, default=MOST_ROWS)
     parser.add_argument("--draw", action="store_true", help="only draw again what was measured")
     chosen = parser.parse_args()

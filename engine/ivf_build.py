@@ -74,6 +74,19 @@ def lists_of(store: IndexStore, plan: Plan, tick: Tick) -> Chosen:
     )
 
 
+def list_products(plan: Plan) -> float:
+    """Multiplications that making the lists takes: k-means, assignment, and the rows asked about; 0 without lists."""
+    asked, rows, width = plan.options.search, plan.rows, plan.widths.stored
+    if asked == "flat" or (asked == "auto" and rows <= IVF_ROWS) or not width:
+        return 0.0
+    lists = _list_count(rows, width)
+    return float(width) * (lists * (PER_LIST * lists * ITERATIONS + rows) + QUERIES * rows)
+
+
+def _list_count(rows: int, width: int) -> int:
+    return max(1, min(round(4 * np.sqrt(rows)), SAMPLE_NUMBERS // (PER_LIST * width), rows // 8))
+
+
 def build_lists(store: IndexStore, signed: bool, tick: Tick) -> SearchRecord | None:
     """Make the lists of an index whose shards are all written, or take up what a killed build left.
 
@@ -129,7 +142,7 @@ def _drawn(norms_N: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int
     4·√N lists, as FAISS's guidelines have it: fewer leave what belongs together scattered over many.
     """
     random, rows = np.random.default_rng(SEED), len(norms_N)
-    lists = max(1, min(round(4 * np.sqrt(rows)), SAMPLE_NUMBERS // (PER_LIST * width), rows // 8))
+    lists = _list_count(rows, width)
     wanted = min(QUERIES, max(1, rows // 10))  # of a small index not too many: the centroids need rows as well
     drawn = random.choice(rows, min(rows, wanted + PER_LIST * lists), replace=False)
     asked_Q = drawn[:wanted][norms_N[drawn[:wanted]] > 0]

@@ -27,7 +27,7 @@ from engine.widths import Widths, choose_widths
 
 _SHARD_BYTES = 128 << 20
 _EXACT_GRADIENT_BYTES = 256 << 20
-_CURVATURE_ROWS = 2048  # docs/decisions.md 12: fewer change the ranking of weakly related rows
+CURVATURE_ROWS = 2048  # docs/decisions.md 12: fewer change the ranking of weakly related rows
 # they change how rows are cut up, not what they are; or what they decide is told by another
 _LAYOUT_ONLY = ("shard_rows", "token_budget", "exact_limit_mb", "bytes_per_row", "search", "allow_partial")
 _OF_LEARNED = ("sketch", "learned_dim", "sketch_rows")
@@ -125,7 +125,7 @@ def make_plan(model: LoadedModel, rows: int, config: IndexConfig) -> Plan:
         widths=widths,
         rows=rows,
         shard_rows=options.shard_rows or _shard_rows(widths.stored),
-        curvature_rows=min(rows, options.curvature_rows or _CURVATURE_ROWS),
+        curvature_rows=min(rows, options.curvature_rows or CURVATURE_ROWS),
         max_batch_rows=1 if model.single_rows else _max_batch_rows(method, tracked),
     )
 

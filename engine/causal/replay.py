@@ -161,6 +161,12 @@ def estimate_replay(study: Study, *, state_bytes: int = STATE_BYTES) -> ReplayCo
     return ReplayCost(seconds, replayer.memory_bytes, replayer.stride)
 
 
+def training_seconds(study: Study) -> float:
+    """Of one run of it, forwards: a few steps are timed."""
+    trainer = Retrainer(study)
+    return trainer.steps * trainer.step_seconds([Variant("run", study.training.seed)])
+
+
 class _Replayer:
     def __init__(self, study: Study, state_bytes: int) -> None:
         self.trainer = Retrainer(study)

@@ -120,7 +120,7 @@ class GradientMethod(Method):
     alike: bool = True
 
     def in_units_of_f(self, options: Any) -> bool:
-        """Of one checkpoint: scores in a whole inverse curvature (exponent 1), with no weight of the row's beside it."""
+        """Of one checkpoint, in a whole inverse curvature (exponent 1), with no weight of the row's beside it."""
         inverse = self.metric != "identity" and getattr(options, "exponent", 1.0) == 1.0
         inverse = inverse and getattr(options, "ensemble_power", 0.0) == 0.0
         return inverse and self.additive and self.combine == "scaled" and not (self.odds or self.damage)

@@ -51,8 +51,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Given, LoadedModel,
 def test_peers_read_the_tokens_targets_and_weights_that_whence_reads(world: tuple[Given, LoadedModel, Any]) -> None:
     task, model, data = world
     rows = encode_rows(model, data, None, lambda _done: None)
-    assert [row.ids for row in task.rows] == [row.ids for row in rows.rows]
-    assert [row.targets for row in task.rows] == [row.targets for row in rows.rows]
+    assert [tuple(row.ids) for row in task.rows] == [tuple(row.ids) for row in rows.rows]
+    assert [tuple(row.targets) for row in task.rows] == [tuple(row.targets) for row in rows.rows]
     found = np.array([row.weight for row in task.rows])
     np.testing.assert_allclose(found, np.array(rows.weights) / np.mean(rows.weights))
     assert len(set(found)) > 1
