@@ -48,7 +48,7 @@ def ranking(model: LoadedModel, data: Dataset, index_dir: Path, query: Query) ->
     with OpenIndex(model, data, index_dir) as index:
         (answer,) = attribute(index, [(query, AskOptions(top_k=MOST))])
     assert isinstance(answer, Attribution)
-    return [RankedRow(hit.id, hit.score) for hit in answer.proponents]
+    return [RankedRow(hit.example_id, hit.score) for hit in answer.proponents]
 
 
 def left_out(name: str, found: CheckResult) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -30,6 +31,14 @@ def fixed_seeds() -> None:
         numpy.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_looked_through_once() -> None:
+    """Late in a session a full garbage collection took seven seconds, and some tests ask for dozens: what earlier
+    modules left is set aside for good, so that each goes through what its own module has made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

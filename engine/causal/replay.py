@@ -36,9 +36,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.batching import PaddedBatch, pad_batch
 from engine.capture import forward
-from engine.causal.loop import TrainingLoop
+from engine.causal.replay_step import Adjoint, Recording, State, through_adamw
 from engine.causal.retrainer import Retrainer, Study
-from engine.causal.steps import learning_rate
 from engine.causal.variant import Variant
 from engine.config import fingerprint
 from engine.durable import write_durably
@@ -49,9 +48,7 @@ from engine.types import CheckpointFn, Progress
 STATE_BYTES = 1 << 30  # for kept states, where nothing else is said
 STATE_FILE = "replay.safetensors"
 _SAVE_SECONDS = 30.0
-_NORM_ROUNDING = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 _TIMED_STEPS = 3
-_PARTS = ("theta", "first", "second")
 
 
 @dataclass(frozen=True)
@@ -78,45 +75,6 @@ class ReplayCost:
     seconds: float
     memory_bytes: int
     stride: int
-
-
-@dataclass
-class State:
-    """Before a step, or at the end. All [P], on the model's device."""
-
-    theta_P: Tensor
-    first_P: Tensor
-    second_P: Tensor
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A run that was trained again: the states before every `stride`-th step, and at the end."""
-
-    kept: tuple[State, ...]
-    end: State
-    stride: int
-    seconds: float = 0.0
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """theta, first and second [S + 1, P], the end last; stride."""
-        parts = {name: torch.stack([getattr(s, f"{name}_P") for s in (*self.kept, self.end)]) for name in _PARTS}
-        return {name: part.cpu().numpy() for name, part in parts.items()} | {"stride": np.array([self.stride])}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], device: torch.device) -> Recording:
-        parts = [torch.from_numpy(arrays[name]).to(device).unbind() for name in _PARTS]
-        *kept, end = (State(*each) for each in zip(*parts, strict=True))
-        return cls(tuple(kept), end, int(arrays["stride"][0]))
-
-
-@dataclass
-class _Adjoint:
-    """∂f/∂(θ, m, v), each [Q, P]."""
-
-    theta_QP: Tensor
-    first_QP: Tensor
-    second_QP: Tensor
 
 
 def replay(
@@ -277,7 +235,7 @@ class _Replayer:
 
     # --- back ---
 
-    def _begin(self, work: Path | None) -> tuple[int, _Adjoint, Tensor]:
+    def _begin(self, work: Path | None) -> tuple[int, Adjoint, Tensor]:
         """(steps still to be taken back, the adjoint before them, the derivatives [Q, N] so far)"""
         found = self._load(work) if work is not None else None
         if found is not None:
@@ -285,7 +243,7 @@ class _Replayer:
         theta_QP = torch.stack([self._slope(question) for question in range(len(self.trainer.questions))])
         zeros_QP = torch.zeros_like(theta_QP)
         derivative_QN = torch.zeros(len(theta_QP), len(self.rows), dtype=theta_QP.dtype, device=theta_QP.device)
-        return self.loop.total, _Adjoint(theta_QP, zeros_QP, zeros_QP.clone()), derivative_QN
+        return self.loop.total, Adjoint(theta_QP, zeros_QP, zeros_QP.clone()), derivative_QN
 
     def _slope(self, number: int) -> Tensor:
         """[P]: ∂f/∂θ at the end of the run."""
@@ -300,7 +258,7 @@ class _Replayer:
             slope_P += torch.autograd.grad(value, theta_KP)[0][0]
         return slope_P
 
-    def _back(self, number: int, state: State, adjoint: _Adjoint, derivative_QN: Tensor) -> None:
+    def _back(self, number: int, state: State, adjoint: Adjoint, derivative_QN: Tensor) -> None:
         """The adjoint after step `number` becomes the one before it, in place; rows of the step get their share."""
         with torch.no_grad():
             self.stack.theta_KP[0].copy_(state.theta_P)
@@ -308,7 +266,7 @@ class _Replayer:
         first = next(parts)
         grad_P = first.grad_P.detach()
         others = [part.grad_P.detach() for part in parts]
-        towards_QP = _through_adamw(self.loop, number, state, sum(others, grad_P), adjoint)
+        towards_QP = through_adamw(self.loop, number, state, sum(others, grad_P), adjoint)
         # of several forward passes only the sum is clipped: their graphs are made again, one at a time
         for part in self._parts(number) if others else [first]:
             theta_QP, weight_Qn = part.pull(self.stack.theta_KP, towards_QP)
@@ -354,7 +312,7 @@ class _Replayer:
     def _fingerprint(self) -> str:
         return fingerprint("replay", self.trainer.fingerprint, self.training.seed, self.loop.steps_K)
 
-    def _save(self, work: Path, done: int, adjoint: _Adjoint, derivative_QN: Tensor) -> None:
+    def _save(self, work: Path, done: int, adjoint: Adjoint, derivative_QN: Tensor) -> None:
         tensors = {"theta": adjoint.theta_QP, "first": adjoint.first_QP, "second": adjoint.second_QP}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         tensors |= {"derivative": derivative_QN.cpu(), "left": torch.tensor(done)}
@@ -362,13 +320,13 @@ class _Replayer:
         work.mkdir(parents=True, exist_ok=True)
         write_durably(work / STATE_FILE, lambda sink: sink.write(content))
 
-    def _load(self, work: Path) -> tuple[int, _Adjoint, Tensor] | None:
+    def _load(self, work: Path) -> tuple[int, Adjoint, Tensor] | None:
         """What an interrupted pass over the same run left, if anything."""
         path = work / STATE_FILE
         if not path.exists() or _saved_fingerprint(path) != self._fingerprint:
             return None
         found = {name: tensor.to(self.stack.loaded.device) for name, tensor in load_file(path).items()}
-        adjoint = _Adjoint(found["theta"], found["first"], found["second"])
+        adjoint = Adjoint(found["theta"], found["first"], found["second"])
         return int(found["left"]), adjoint, found["derivative"]
 
 
@@ -394,38 +352,6 @@ def _twice_differentiable() -> Iterator[None]:
     """Fused attention has no second derivative."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-@torch.no_grad()
-def _through_adamw(loop: TrainingLoop, number: int, state: State, grad_P: Tensor, adjoint: _Adjoint) -> Tensor:
-    """[Q, P]: the adjoint of g. `adjoint`, of after the step, becomes that of before it but for what goes through g."""
-    training = loop.training
-    rate = learning_rate(number, loop.total, training)
-    (beta_1, beta_2), count = training.betas, number + 1
-    correction_1, correction_2 = 1 - beta_1**count, 1 - beta_2**count
-    norm = torch.linalg.vector_norm(grad_P)
-    limit = math.inf if training.max_grad_norm is None else training.max_grad_norm
-    clips = norm + _NORM_ROUNDING > limit
-    factor = torch.where(clips, limit / (norm + _NORM_ROUNDING), torch.ones_like(norm)) if math.isfinite(limit) else 1.0
-    clipped_P = factor * grad_P
-    first_P = beta_1 * state.first_P + (1 - beta_1) * clipped_P
-    second_P = beta_2 * state.second_P + (1 - beta_2) * clipped_P.square()
-    root_P = (second_P / correction_2).sqrt()
-    below_P = root_P + training.epsilon
-    step_QP = -rate * adjoint.theta_QP / (correction_1 * below_P)
-    slope_P = torch.where(root_P > 0, 1 / (2 * correction_2 * torch.where(root_P > 0, root_P, 1.0)), 0.0)
-    adjoint.first_QP += step_QP
-    adjoint.second_QP -= step_QP * (first_P / below_P * slope_P)
-    towards_QP = (1 - beta_1) * adjoint.first_QP + 2 * (1 - beta_2) * clipped_P * adjoint.second_QP
-    adjoint.theta_QP *= 1 - rate * training.weight_decay
-    adjoint.first_QP *= beta_1
-    adjoint.second_QP *= beta_2
-    if not math.isfinite(limit):
-        return towards_QP
-    # d(c g) = c dg − M/(‖g‖+1e-6)² · g ⟨g, dg⟩/‖g‖ where it clips
-    shrink = limit / (norm + _NORM_ROUNDING).square() / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-    bent_QP = factor * towards_QP - shrink * (towards_QP @ grad_P).unsqueeze(1) * grad_P
-    return torch.where(clips, bent_QP, towards_QP)
 
 
 def _saved_fingerprint(path: Path) -> str | None:

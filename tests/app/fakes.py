@@ -6,7 +6,6 @@ import hashlib
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,8 +36,6 @@ from engine.types import (
     Coverage,
     Diagnostics,
     Generated,
-    Group,
-    Hit,
     IndexEstimate,
     IndexInfo,
     Measurement,
@@ -47,13 +44,12 @@ from engine.types import (
     ModelInfo,
     Progress,
     Query,
-    Removal,
     SelfInfluence,
-    Token,
 )
 from tests.app.fake_checks import checked
+from tests.app.fake_ranking import groups_of, hits_of, kind_of, question_of, removal_of, scores_of, searched_in
 from tests.app.fake_scorecards import figures_of, scorecard_of
-from tests.app.fake_tokens import asked_parts, tokens_of
+from tests.app.fake_tokens import tokens_of
 
 COVERAGE = Coverage(tracked_parameters=90, trained_parameters=100, share=0.9)
 SERVES = ("ekfac", "bm25", "length", "random")
@@ -283,16 +279,16 @@ class FakeEngine:
         self.gate.wait()
         if "generation" in self.errors:
             raise self.errors["generation"]
-        return Generated(_question(query)[1], ended=True)
+        return Generated(question_of(query)[1], ended=True)
 
     def _attribute(self, rows: Dataset, revision: str, query: Query, ask: AskOptions) -> Attribution:
         self.gate.wait()
         if "attribution" in self.errors:
             raise self.errors["attribution"]
-        asked = [_question(one) for one in query.members or (query,)]
+        asked = [question_of(one) for one in query.members or (query,)]
         prompt, completion = asked[0]
-        scores = _scores(rows, " ".join(f"{prompt} {completion}" for prompt, completion in asked))
-        searched = _searched(rows, ask)
+        scores = scores_of(rows, " ".join(f"{prompt} {completion}" for prompt, completion in asked))
+        searched = searched_in(rows, ask)
         method = ask.method or "ekfac"
         signed = method not in UNSIGNED
         best = sorted(searched, key=lambda at: (-scores[at], at))
@@ -306,15 +302,15 @@ class FakeEngine:
             prompt=prompt,
             completion=completion,
             tokens=tokens_of(prompt, completion),
-            measurement=Measurement(_kind(query), -1.5, len(completion.split())),
+            measurement=Measurement(kind_of(query), -1.5, len(completion.split())),
             tuned_minus_base=0.25,
-            proponents=_hits(rows, scores, best[: ask.top_k], ask, tokens_of(prompt, completion)),
-            opponents=_hits(rows, scores, opponents, ask, tokens_of(prompt, completion)),
-            groups=_groups(rows, scores, searched, ask),
+            proponents=hits_of(rows, scores, best[: ask.top_k], ask, tokens_of(prompt, completion)),
+            opponents=hits_of(rows, scores, opponents, ask, tokens_of(prompt, completion)),
+            groups=groups_of(rows, scores, searched, ask),
             diagnostics=Diagnostics(0.5, 0.1, 0.0, 2.0, searched=len(searched), total=len(rows)),
             timings_ms={"queue": 0.1, "tokenize": 0.1, "gradient": 1.0, "search": 0.2, "total": 1.4},
             members=tuple(Member(*one) for one in asked) if query.members else None,
-            removal=_removal(rows, scores, ask),
+            removal=removal_of(rows, scores, ask),
         )
 
 
@@ -363,76 +359,3 @@ def _manifest(index_dir: Path, info: IndexInfo) -> str:
     names = [f"shards/{file.name}" for file in sorted((index_dir / "shards").iterdir())]
     shards = [{"checksums": {name: checksum_of(index_dir / name)}} for name in names]
     return sealed(same | {"schema_version": 1, "state": "ready", "shards": shards, "curvature": {}})
-
-
-def _kind(query: Query) -> str:
-    contrast = "contrastive_" if query.contrast else ""
-    return f"{'mean_' if query.members else ''}{contrast}{query.measurement}"
-
-
-def _removal(rows: Dataset, scores: list[float], ask: AskOptions) -> Removal | None:
-    if ask.removal is None:
-        return None
-    tagged = rows.select(ask.removal.tags) if ask.removal.tags else []
-    chosen = {*tagged, *(at for at, row in enumerate(rows) if row.id in ask.removal.ids)}
-    total = sum(scores[at] for at in chosen)
-    return Removal(len(chosen), total, -total / len(rows))
-
-
-def _question(query: Query) -> tuple[str, str]:
-    """The prompt and completion that are explained."""
-    messages = query.messages or ()
-    prompt = query.prompt if query.prompt is not None else "\n".join(m.content for m in messages)
-    if query.completion is not None:
-        return prompt, query.completion
-    if query.generate is not None:
-        return prompt, " generated answer"
-    return "\n".join(m.content for m in messages[:-1]), messages[-1].content
-
-
-def _scores(rows: Dataset, text: str) -> list[float]:
-    asked = Counter(text.lower().split())
-    shared = [sum((asked & Counter(example_text(row).lower().split())).values()) for row in rows]
-    mean = sum(shared) / len(shared)
-    return [count - mean for count in shared]
-
-
-def _searched(rows: Dataset, ask: AskOptions) -> list[int]:
-    wanted = ask.filter
-    if wanted is None:
-        return list(range(len(rows)))
-    return [
-        at
-        for at, row in enumerate(rows)
-        if row.id not in wanted.exclude_ids and all(row.tags.get(k) == v for k, v in wanted.tags.items())
-    ]
-
-
-def _hits(
-    rows: Dataset, scores: list[float], order: list[int], ask: AskOptions, tokens: tuple[Token, ...]
-) -> tuple[Hit, ...]:
-    return tuple(
-        Hit(
-            rank=rank,
-            position=at,
-            example_id=rows[at].id,
-            score=scores[at],
-            normalized_score=scores[at] / 10 if ask.normalize == "cosine" else None,
-            percentile=100.0 * sum(score <= scores[at] for score in scores) / len(scores),
-            **asked_parts(example_text(rows[at]), scores[at], tokens) if ask.tokens else {},
-            module_scores={"layer.0": scores[at]} if ask.modules else None,
-        )
-        for rank, at in enumerate(order, start=1)
-    )
-
-
-def _groups(rows: Dataset, scores: list[float], searched: list[int], ask: AskOptions) -> tuple[Group, ...] | None:
-    if ask.group_by is None:
-        return None
-    tag = ask.group_by.removeprefix("tags.")
-    members: dict[str, list[float]] = {}
-    for at in searched:
-        members.setdefault(rows[at].tags.get(tag, ""), []).append(scores[at])
-    total = sum(abs(score) for score in scores) or 1.0
-    groups = [Group(key, sum(found), sum(abs(s) for s in found) / total, len(found)) for key, found in members.items()]
-    return tuple(sorted(groups, key=lambda group: (-group.score, group.key)))

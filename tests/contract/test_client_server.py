@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 import whence_client as wc
-from app.main import create_app
 from engine.errors import StorageFull
 from tests.app.conftest import make_settings
 from tests.app.fakes import FakeEngine
@@ -377,44 +375,3 @@ def test_problems_keep_their_pointers(call, model):
         call(lambda c: c.ask(model.id, prompt="x", completion="y", top_k=0))
     assert caught.value.problem.errors[0].pointer == "/top_k"
     assert caught.value.problem.request_id
-
-
-def test_every_operation_of_the_api_has_its_call(tmp_path):
-    """A new route cannot be forgotten in the client. The page of metrics and the probes are for machines."""
-    api = create_app(make_settings(tmp_path), FakeEngine()).openapi()
-    offered = {
-        (method.upper(), path)
-        for path, operations in api["paths"].items()
-        for method in operations
-        if path.startswith("/v1/")
-    }
-    assert offered == set(_calls())
-
-
-def _calls() -> Iterator[tuple[str, str]]:
-    """(method, path template) of every call, from the first request each flow sends."""
-    from whence_client.api import (
-        Aliases,
-        Api,
-        Attributions,
-        Checks,
-        Datasets,
-        Endpoint,
-        Evaluations,
-        Indexes,
-        Jobs,
-        Keys,
-        Models,
-    )
-
-    for group in (Api, Models, Datasets, Indexes, Aliases, Evaluations, Attributions, Checks, Jobs, Keys):
-        for endpoint in vars(group).values():
-            if not isinstance(endpoint, Endpoint):
-                continue
-            parameters = inspect.signature(endpoint._build).parameters.values()
-            needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-            required = {name: f"{{{name}}}" for name in needed}
-            if "job" in required:
-                required["job"] = "{job_id}"
-            effect = next(endpoint._build(**required))
-            yield effect.request.method, effect.request.path.replace("%7B", "{").replace("%7D", "}")
