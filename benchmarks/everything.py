@@ -89,7 +89,7 @@ def search(content: Content) -> Iterator[Line]:
         if row["target"] is not None:
             what = f"flat search, {row['rows']:,} × {row['dims']} {row['dtype']} / one pass over the bytes"
             yield at_most(what, row["/ one pass over the bytes"], row["target"])
-    for row in content["lists"]:
+    for row in content.get("lists", []):
         what = f"flat / IVF, {row['rows']:,} rows of {row['kinds']:,} kinds, noise {row['noise']}"
         if row["flat / lists"] is None:
             yield Line(what, f"≥ {row['target']}", f"stays flat: recall {row['recall@10 recorded']}", None)
