@@ -270,7 +270,7 @@ def test_an_engine_error_is_a_problem_and_leaves_nothing(
 def test_figures_that_are_not_finite_become_null(
     client: TestClient, index: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.app.fakes._scores", lambda rows, _text: [float("nan")] * len(rows))
+    monkeypatch.setattr("tests.app.fakes.scores_of", lambda rows, _text: [float("nan")] * len(rows))
     body = post(client, index).json()
     assert body["proponents"][0]["score"] is None
 
