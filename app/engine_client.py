@@ -242,8 +242,8 @@ class LocalEngine:
         """In the caller's thread, with a model of its own: the lane's weights stay as they are, and so do its
         answers meanwhile."""
         checking, device = _checking(), self._started().device
-        dataset = _dataset(dataset_dir)
-        return checking.run_check(model, dataset, index_dir, query, ranked, config, work_dir, checkpoint, device=device)
+        places = model, _dataset(dataset_dir), index_dir
+        return checking.run_check(checking.CheckWork(*places, query, ranked, config, work_dir, device), checkpoint)
 
     def estimate_check(
         self,
@@ -256,8 +256,8 @@ class LocalEngine:
         work_dir: Path,
     ) -> CheckCost:
         checking, device = _checking(), self._started().device
-        dataset = _dataset(dataset_dir)
-        return checking.estimate_check(model, dataset, index_dir, query, ranked, config, work_dir, device=device)
+        places = model, _dataset(dataset_dir), index_dir
+        return checking.estimate_check(checking.CheckWork(*places, query, ranked, config, work_dir, device))
 
     def status(self) -> dict[str, Any]:
         """Never starts the lane: asking how things stand costs nothing."""

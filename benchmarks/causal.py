@@ -21,6 +21,7 @@ from benchmarks.demo_model import fine_tuned
 from benchmarks.report import show, write
 from engine.answer import attribute
 from engine.build import build_index
+from engine.causal.check_work import CheckWork
 from engine.causal.checking import run_check
 from engine.causal.checks import CheckConfig, CheckKind, CheckResult, RankedRow
 from engine.config import IndexConfig
@@ -103,7 +104,7 @@ def main() -> None:
             for (kind, told, count), rows in zip(KINDS, (sets, flips), strict=True):
                 config = CheckConfig(kind, rows=count or len(ranked), seeds=SEEDS, draws=DRAWS)
                 work = root / f"{kind}-{name.replace(' ', '-')}"
-                found = run_check(model.config, data, root / "index", query, ranked, config, work, bars.show)
+                found = run_check(CheckWork(model.config, data, root / "index", query, ranked, config, work), bars.show)
                 rows.extend(told(name, found))
                 for warning in found.warnings:
                     print(f"{name}, {kind}: {warning}")

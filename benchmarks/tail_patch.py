@@ -23,6 +23,7 @@ from benchmarks.report import report
 from engine.answer import score_query
 from engine.build import build_index
 from engine.causal.check_intervals import interval_of_mean
+from engine.causal.check_work import CheckWork
 from engine.causal.checks import CheckConfig, RankedRow
 from engine.causal.tail_patch import Patches, run_tail_patch
 from engine.config import IndexConfig
@@ -63,7 +64,11 @@ def _first(scores_N: np.ndarray, data: Dataset) -> list[RankedRow]:
 
 def _times(model: LoadedModel, data: Dataset, query: Query) -> dict[str, Any]:
     ranked = [RankedRow(data[0].id, 1.0)]
-    patches = Patches.of(model.config, data, query, ranked, CheckConfig("tail_patch", rows=1), str(model.device))
+    patches = Patches.of(
+        CheckWork(
+            model.config, data, Path(), query, ranked, CheckConfig("tail_patch", rows=1), Path(), str(model.device)
+        )
+    )
     rounds = [{width: _seconds(patches, width) for width in WIDTHS} for _ in range(ROUNDS + 1)][1:]  # one allocates
     best = {width: min(each[width] for each in rounds) for width in WIDTHS}
     together, alone = patches.changes(range(16)), [patches.changes([p])[0] for p in range(16)]
@@ -87,7 +92,7 @@ def _told(
     differences, wins, seconds = [], [], []
     for number, (query, rows) in enumerate(zip(queries, ranked, strict=True)):
         place = work / str(number)
-        found = run_tail_patch(model.config, data, place, query, rows, CONFIG, place, lambda _progress: None)
+        found = run_tail_patch(CheckWork(model.config, data, place, query, rows, CONFIG, place), lambda _progress: None)
         differences.append(found.details["difference"]["value"])
         wins.append(found.details["win_share"])
         seconds.append(found.seconds)

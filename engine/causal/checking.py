@@ -12,89 +12,59 @@ finished lies below the work directory; a check that was stopped goes on there a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 
 from engine.causal.check_requirements import check_request
-from engine.causal.checks import CheckConfig, CheckCost, CheckKind, CheckResult, RankedRow
+from engine.causal.check_work import CheckWork
+from engine.causal.checks import CheckCost, CheckKind, CheckResult
+from engine.causal.flip import estimate_flip, run_flip
+from engine.causal.leave_out_check import estimate_leave_out, run_leave_out
+from engine.causal.replay_check import estimate_replay_check, run_replay
+from engine.causal.tail_patch import estimate_tail_patch, run_tail_patch
+from engine.causal.unlearn import estimate_unlearn, run_unlearn
 from engine.config import ModelConfig
-from engine.dataset import Dataset
 from engine.errors import InvalidQuery
 from engine.loaded import LoadedModel
 from engine.model import load_model
 from engine.question import generate_only, prepare
 from engine.types import CheckpointFn, Query, Span
 
-
-@dataclass(frozen=True)
-class _Kind:
-    """Where a kind is done: imported when it is asked for. run and estimate have the arguments of `run_check` and
-    `estimate_check`."""
-
-    module: str
-    run: str
-    estimate: str
-
-    def function(self, name: str) -> Callable[..., object]:
-        return getattr(import_module(f"engine.causal.{self.module}"), name)
-
-
-_KINDS: dict[CheckKind, _Kind] = {
-    "tail_patch": _Kind("tail_patch", "run_tail_patch", "estimate_tail_patch"),
-    "leave_out": _Kind("leave_out_check", "run_leave_out", "estimate_leave_out"),
-    "replay": _Kind("replay_check", "run_replay", "estimate_replay_check"),
-    "flip": _Kind("flip", "run_flip", "estimate_flip"),
-    "unlearn": _Kind("unlearn", "run_unlearn", "estimate_unlearn"),
+Run = Callable[[CheckWork, CheckpointFn], CheckResult]
+Estimate = Callable[[CheckWork], CheckCost]
+_KINDS: dict[CheckKind, tuple[Run, Estimate]] = {
+    "tail_patch": (run_tail_patch, estimate_tail_patch),
+    "leave_out": (run_leave_out, estimate_leave_out),
+    "replay": (run_replay, estimate_replay_check),
+    "flip": (run_flip, estimate_flip),
+    "unlearn": (run_unlearn, estimate_unlearn),
 }
 
 
-def run_check(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    checkpoint: CheckpointFn,
-    *,
-    device: str = "cpu",
-) -> CheckResult:
-    """ranked: the answer's proponents, best first. `checkpoint` may raise Cancelled: what is finished by then is kept.
+def run_check(work: CheckWork, checkpoint: CheckpointFn) -> CheckResult:
+    """`checkpoint` may raise Cancelled: what is finished by then is kept.
 
     Raises InvalidOption (a setting), InvalidQuery, MissingNeed (no recipe, no recorded moments), UnsupportedModel,
     NonFiniteGradient (a training diverged), EngineUnavailable (a training process died), StorageFull.
     """
-    check_request(model, len(dataset), ranked, config, dataset.position_of)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    kind, query = _KINDS[config.kind], spelled_out(model, query, device)
-    run = kind.function(kind.run)
-    result = run(model, dataset, index_dir, query, ranked, config, work_dir, checkpoint, device=device)
-    assert isinstance(result, CheckResult)
-    return result
+    run, _ = _KINDS[_checked(work)]
+    return run(_spelled_out(work), checkpoint)
 
 
-def estimate_check(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    *,
-    device: str = "cpu",
-) -> CheckCost:
-    """What `run_check` with the same arguments would still cost; of flip, at most. Raises what it raises."""
-    check_request(model, len(dataset), ranked, config, dataset.position_of)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    kind, query = _KINDS[config.kind], spelled_out(model, query, device)
-    estimate = kind.function(kind.estimate)
-    cost = estimate(model, dataset, index_dir, query, ranked, config, work_dir, device=device)
-    assert isinstance(cost, CheckCost)
-    return cost
+def estimate_check(work: CheckWork) -> CheckCost:
+    """What `run_check` would still cost; of flip, at most. Raises what it raises."""
+    _, estimate = _KINDS[_checked(work)]
+    return estimate(_spelled_out(work))
+
+
+def _checked(work: CheckWork) -> CheckKind:
+    check_request(work.model, len(work.dataset), work.ranked, work.config, work.dataset.position_of)
+    return work.config.kind
+
+
+def _spelled_out(work: CheckWork) -> CheckWork:
+    work.directory.mkdir(parents=True, exist_ok=True)
+    return replace(work, query=spelled_out(work.model, work.query, work.device))
 
 
 def spelled_out(model: ModelConfig, query: Query, device: str = "cpu") -> Query:

@@ -12,45 +12,30 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.causal.audited import audited_seeds, audited_study
+from engine.causal.audited import audited_seeds
 from engine.causal.check_intervals import interval_of_mean
-from engine.causal.check_requirements import positions_of, training_of
 from engine.causal.check_trainings import FOLDER, Trainings, repeated_note, without
-from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow, SetEffect
+from engine.causal.check_work import CheckWork
+from engine.causal.checks import CheckCost, CheckResult, RankedRow, SetEffect
 from engine.causal.flip_search import next_sizes, predicted_size, sizes_at_most
 from engine.causal.greedy import greedy_margins
 from engine.causal.measuring import measure_questions
 from engine.causal.retrain import Variant
-from engine.config import ModelConfig
-from engine.dataset import Dataset
 from engine.errors import InvalidQuery
 from engine.loaded import LoadedModel
-from engine.model import load_model
 from engine.question import prepare
 from engine.types import CheckpointFn, Query, Span
 
 
-def run_flip(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    checkpoint: CheckpointFn,
-    *,
-    device: str = "cpu",
-) -> CheckResult:
+def run_flip(work: CheckWork, checkpoint: CheckpointFn) -> CheckResult:
     """Raises InvalidQuery where the completion is not what the model answers greedily, or there are several; and what
     `retrain` raises."""
     started = time.perf_counter()
-    search = _Search.of(model, dataset, query, ranked, config, work_dir, device)
+    search = _Search.of(work)
     search.run(checkpoint)
     flipped = search.least
     sizes = [len(search.top), 0] if flipped is None else sorted({flipped, flipped // 2, 0}, reverse=True)
@@ -59,10 +44,10 @@ def run_flip(
     first = search.seeds[0]
     return CheckResult(
         kind="flip",
-        sets=tuple(_set_effect(search, found, k, seeds, ranked) for k in sizes),
+        sets=tuple(_set_effect(search, found, k, seeds, work.ranked) for k in sizes),
         answer_before=search.trainings.answer(search.without(0, first)),
         answer_after=None if flipped is None else search.trainings.answer(search.without(flipped, first)),
-        flipped=None if flipped is None else tuple(row.id for row in ranked[:flipped]),
+        flipped=None if flipped is None else tuple(row.id for row in work.ranked[:flipped]),
         retrainings=len({search.without(k, first).name for k in search.margins} | found.keys()),
         seconds=time.perf_counter() - started,
         details=search.details,
@@ -73,19 +58,9 @@ def run_flip(
     )
 
 
-def estimate_flip(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    *,
-    device: str = "cpu",
-) -> CheckCost:
+def estimate_flip(work: CheckWork) -> CheckCost:
     """At most: how many sizes must be tried is known only afterwards. Raises what `run_flip` raises."""
-    search = _Search.of(model, dataset, query, ranked, config, work_dir, device)
+    search = _Search.of(work)
     search.recall()
     if search.next_sizes:
         sizes = sizes_at_most(len(search.top), search.predicted)
@@ -112,26 +87,14 @@ class _Search:
     margins: dict[int, float] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        model: ModelConfig,
-        dataset: Dataset,
-        query: Query,
-        ranked: Sequence[RankedRow],
-        config: CheckConfig,
-        work_dir: Path,
-        device: str,
-    ) -> _Search:
-        training = training_of(model, len(dataset))
-        tuned = load_model(replace(model, quantization=None), device)
-        asked, margin = greedy_query(tuned, query)
-        value = float(measure_questions(tuned, [prepare(tuned, None, query)])[0, 0])
-        study = audited_study(model, dataset, training, [query], device, greedy=[asked])
-        named = ranked[: config.rows]
-        top = positions_of([row.id for row in named], dataset.position_of, "/ranked")
-        predicted = predicted_size(named, len(dataset), margin)
-        trainings, seeds = Trainings(study, work_dir / FOLDER), audited_seeds(training, config.seeds)
-        return cls(trainings, seeds, top, value, margin, asked.span == query.span, predicted)
+    def of(cls, work: CheckWork) -> _Search:
+        tuned = work.tuned()
+        asked, margin = greedy_query(tuned, work.query)
+        value = float(measure_questions(tuned, [prepare(tuned, None, work.query)])[0, 0])
+        predicted = predicted_size(work.named, len(work.dataset), margin)
+        trainings = Trainings(work.study(greedy=[asked]), work.directory / FOLDER)
+        seeds = audited_seeds(work.training, work.config.seeds)
+        return cls(trainings, seeds, work.top, value, margin, asked.span == work.query.span, predicted)
 
     def without(self, size: int, seed: int) -> Variant:
         return without(self.top[:size], seed)

@@ -15,44 +15,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.causal.audited import audited_seeds, audited_study
+from engine.causal.audited import audited_seeds
 from engine.causal.check_intervals import interval_of_difference, interval_of_mean, interval_over_draws
-from engine.causal.check_requirements import positions_of, training_of
 from engine.causal.check_trainings import FOLDER, Trainings, repeated_note, without
-from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow, SetEffect
+from engine.causal.check_work import CheckWork
+from engine.causal.checks import CheckConfig, CheckCost, CheckResult, SetEffect
 from engine.causal.measuring import measure_questions
 from engine.causal.retrain import Variant
 from engine.config import ModelConfig
 from engine.dataset import Dataset, example_text
 from engine.lexical import Bm25Index
-from engine.model import load_model
 from engine.question import prepare
-from engine.types import CheckpointFn, Query
+from engine.types import CheckpointFn
 
 _RANDOM = 1  # of the draws' seed: no other check draws the same
 
 
-def run_leave_out(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    checkpoint: CheckpointFn,
-    *,
-    device: str = "cpu",
-) -> CheckResult:
+def run_leave_out(work: CheckWork, checkpoint: CheckpointFn) -> CheckResult:
     """Raises what `retrain` raises, MissingNeed without a recipe, NonFiniteGradient where a training diverged."""
     started = time.perf_counter()
-    plan = _Plan.of(model, dataset, query, ranked, config, work_dir, device)
+    plan = _Plan.of(work)
     variants = plan.variants
     found = plan.trainings.measure(variants, checkpoint, "retrain")
     value = plan.value
@@ -64,8 +51,8 @@ def run_leave_out(
 
     def effect(name: str, positions: Sequence[int], change_S: np.ndarray) -> SetEffect:
         low, high = interval_over_draws(change_S) if change_S.ndim > 1 else interval_of_mean(change_S)
-        after, ids = before + float(change_S.mean()), tuple(dataset[p].id for p in positions)
-        return SetEffect(name, config.rows, before, after, float(change_S.mean()), low, high, change_S.size, ids=ids)
+        change, ids = float(change_S.mean()), tuple(work.dataset[p].id for p in positions)
+        return SetEffect(name, work.config.rows, before, before + change, change, low, high, change_S.size, ids=ids)
 
     low, high = interval_of_mean(full_S - value)
     return CheckResult(
@@ -78,24 +65,14 @@ def run_leave_out(
         ),
         retrainings=len({variant.name for variant in variants}),
         seconds=time.perf_counter() - started,
-        details=_details(plan, ranked, full_S, top_S, random_SD, bm25_S),
+        details=_details(work, plan, full_S, top_S, random_SD, bm25_S),
         warnings=(*repeated_note(value, float(full_S[0])), *plan.warnings),
     )
 
 
-def estimate_leave_out(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    *,
-    device: str = "cpu",
-) -> CheckCost:
+def estimate_leave_out(work: CheckWork) -> CheckCost:
     """A few steps are timed. Raises what `run_leave_out` raises."""
-    plan = _Plan.of(model, dataset, query, ranked, config, work_dir, device)
+    plan = _Plan.of(work)
     return plan.trainings.cost(plan.variants)
 
 
@@ -112,27 +89,15 @@ class _Plan:
     warnings: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls,
-        model: ModelConfig,
-        dataset: Dataset,
-        query: Query,
-        ranked: Sequence[RankedRow],
-        config: CheckConfig,
-        work_dir: Path,
-        device: str,
-    ) -> _Plan:
-        training = training_of(model, len(dataset))
-        study = audited_study(model, dataset, training, [query], device)
-        top = positions_of([row.id for row in ranked[: config.rows]], dataset.position_of, "/ranked")
-        tuned = load_model(replace(model, quantization=None), device)
-        question = prepare(tuned, None, query)
+    def of(cls, work: CheckWork) -> _Plan:
+        config, top, tuned = work.config, work.top, work.tuned()
+        question = prepare(tuned, None, work.query)
         value = float(measure_questions(tuned, [question])[0, 0])
-        bm25, matching = lexically_nearest(dataset, question.text, config.rows)
-        notes = _notes(model, top, bm25, matching, config)
-        seeds = audited_seeds(training, config.seeds)
-        random = random_sets(len(dataset), top, config.draws, config.seed)
-        return cls(Trainings(study, work_dir / FOLDER), value, seeds, top, bm25, random, notes)
+        bm25, matching = lexically_nearest(work.dataset, question.text, config.rows)
+        notes = _notes(work.model, top, bm25, matching, config)
+        seeds = audited_seeds(work.training, config.seeds)
+        random = random_sets(len(work.dataset), top, config.draws, config.seed)
+        return cls(Trainings(work.study(), work.directory / FOLDER), value, seeds, top, bm25, random, notes)
 
     @property
     def variants(self) -> list[Variant]:
@@ -175,21 +140,19 @@ def _notes(
 
 
 def _details(
+    work: CheckWork,
     plan: _Plan,
-    ranked: Sequence[RankedRow],
     full_S: np.ndarray,
     top_S: np.ndarray,
     random_SD: np.ndarray,
     bm25_S: np.ndarray,
 ) -> dict[str, Any]:
-    rows, first = len(plan.trainings.study.examples), ranked[: len(plan.top)]
     difference, low, high = interval_of_difference(top_S, random_SD)
     lexical, lexical_low, lexical_high = interval_of_difference(top_S, bm25_S[:, None])
-    in_nats = all(row.in_nats for row in first)
     return {
         "seeds": list(plan.seeds),
         "draws": len(plan.random),
-        "predicted": {"top": -sum(row.score for row in first) / rows if in_nats else None},
+        "predicted": {"top": work.predicted([row.id for row in work.named])},
         "difference": {"value": difference, "low": low, "high": high},
         "difference_to_bm25": {"value": lexical, "low": lexical_low, "high": lexical_high},
         "by_seed": {

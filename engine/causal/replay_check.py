@@ -8,71 +8,42 @@ Shapes: N rows of the dataset.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.causal.audited import audited_study
-from engine.causal.check_requirements import positions_of, training_of
-from engine.causal.checks import CheckConfig, CheckCost, CheckResult, Effect, RankedRow
+from engine.causal.check_work import CheckWork
+from engine.causal.checks import CheckCost, CheckResult, Effect
 from engine.causal.replay import Replay, estimate_replay, replay
-from engine.causal.retrainer import Study
-from engine.config import ModelConfig
 from engine.dataset import Dataset
-from engine.types import CheckpointFn, Query
+from engine.types import CheckpointFn
 
 _FIRST = 10  # rows of the replay's own ranking that are told
 
 
-def run_replay(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    checkpoint: CheckpointFn,
-    *,
-    device: str = "cpu",
-) -> CheckResult:
+def run_replay(work: CheckWork, checkpoint: CheckpointFn) -> CheckResult:
     """Effects: −∂f/∂w of the ranking's first `rows`, what taking the row out does to first order. Raises what `replay`
     raises, MissingNeed without a recipe."""
-    found = replay(_study(model, dataset, query, device), checkpoint, work=work_dir)
-    positions = positions_of([row.id for row in ranked], dataset.position_of, "/ranked")
+    found = replay(work.study(), checkpoint, work=work.directory)
+    positions = work.positions(work.ranked)
     removed_N = -found.derivative_QN[0]
     effects = tuple(
-        Effect(row.id, -row.score / len(dataset) if row.in_nats else None, float(removed_N[position]))
-        for row, position in list(zip(ranked, positions, strict=True))[: config.rows]
+        Effect(row.id, work.predicted([row.id]), float(removed_N[position]))
+        for row, position in zip(work.named, positions, strict=False)
     )
     return CheckResult(
         kind="replay",
         effects=effects,
         seconds=found.seconds,
         retrainings=1,
-        details=_details(found, dataset, removed_N, positions),
+        details=_details(found, work.dataset, removed_N, positions),
     )
 
 
-def estimate_replay_check(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    *,
-    device: str = "cpu",
-) -> CheckCost:
+def estimate_replay_check(work: CheckWork) -> CheckCost:
     """A few steps are timed. Raises what `replay` raises."""
-    cost = estimate_replay(_study(model, dataset, query, device))
+    cost = estimate_replay(work.study())
     return CheckCost(retrainings=1, seconds=cost.seconds, memory_bytes=cost.memory_bytes)
-
-
-def _study(model: ModelConfig, dataset: Dataset, query: Query, device: str) -> Study:
-    return audited_study(model, dataset, training_of(model, len(dataset)), [query], device)
 
 
 def _details(found: Replay, dataset: Dataset, removed_N: np.ndarray, positions: Sequence[int]) -> dict[str, Any]:

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from engine.causal.check_intervals import check_finite, interval_of_mean
-from engine.causal.check_requirements import positions_of, training_of
+from engine.causal.check_work import CheckWork
 from engine.causal.checks import CheckConfig, CheckCost, CheckResult, Effect, RankedRow, SetEffect
 from engine.causal.loop import TrainingLoop
 from engine.causal.outcomes import OutcomeStore
 from engine.causal.tuned_stack import TunedStack, tuned_stack
 from engine.causal.variant import Variant
-from engine.config import ModelConfig, Training, fingerprint
-from engine.dataset import Dataset
+from engine.config import Training, fingerprint
 from engine.durable import alone_in
 from engine.encoded import Encoded
 from engine.evaluate.correlation import spearman
-from engine.types import CheckpointFn, Progress, Query
+from engine.types import CheckpointFn, Progress
 
+FOLDER = "tail_patch"
 WIDTH = 32  # adapters of a chunk, at most
 _STACK_BYTES = 1 << 30  # of a chunk's adapters; its logits may take as much
 _TOKENS = 8192  # of a chunk's forward pass
@@ -39,26 +39,15 @@ _LOGITS = 3  # copies of a row's: themselves, their logarithms, their gradient
 _ALIKE = 4  # candidates for each random row: those whose lengths are nearest
 
 
-def run_tail_patch(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    checkpoint: CheckpointFn,
-    *,
-    device: str = "cpu",
-) -> CheckResult:
+def run_tail_patch(work: CheckWork, checkpoint: CheckpointFn) -> CheckResult:
     """Raises MissingNeed (no recorded moments), UnsupportedModel, Cancelled (finished steps are kept)."""
     started = time.perf_counter()
-    patches = Patches.of(model, dataset, query, ranked, config, device, checkpoint)
-    change_of = patches.measure(work_dir / "tail_patch", checkpoint)
+    patches = Patches.of(work, checkpoint)
+    change_of = patches.measure(work.directory / FOLDER, checkpoint)
     hit_H = np.array([change_of[position] for position in patches.hits])
     random_HD = np.array([[change_of[p] for p in beside] for beside in patches.random])
     check_finite(np.append(random_HD.ravel(), hit_H), "A step")
-    value, named = patches.tuned.value, ranked[: config.rows]
+    value, named = patches.tuned.value, work.named
     return CheckResult(
         kind="tail_patch",
         effects=tuple(Effect(row.id, None, float(change)) for row, change in zip(named, hit_H, strict=True)),
@@ -72,21 +61,11 @@ def run_tail_patch(
     )
 
 
-def estimate_tail_patch(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    *,
-    device: str = "cpu",
-) -> CheckCost:
+def estimate_tail_patch(work: CheckWork) -> CheckCost:
     """A few steps are timed. Raises what `run_tail_patch` raises."""
-    patches = Patches.of(model, dataset, query, ranked, config, device)
-    with alone_in(work_dir / "tail_patch"):
-        missing = patches.missing(OutcomeStore(work_dir / "tail_patch", patches.key))
+    patches = Patches.of(work)
+    with alone_in(work.directory / FOLDER):
+        missing = patches.missing(OutcomeStore(work.directory / FOLDER, patches.key))
     chunk = missing[: min(4, patches.width)]
     seconds = 0.0
     if chunk:
@@ -112,22 +91,12 @@ class Patches:
     warnings: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls,
-        model: ModelConfig,
-        dataset: Dataset,
-        query: Query,
-        ranked: Sequence[RankedRow],
-        config: CheckConfig,
-        device: str,
-        on_progress: CheckpointFn | None = None,
-    ) -> Patches:
-        training = training_of(model, len(dataset))
-        tuned = tuned_stack(model, list(dataset), query, training, device, on_progress)
+    def of(cls, work: CheckWork, on_progress: CheckpointFn | None = None) -> Patches:
+        training, model, config = work.training, work.model, work.config
+        tuned = tuned_stack(model, list(work.dataset), work.query, training, work.device, on_progress)
         rate = training.learning_rate if config.learning_rate is None else config.learning_rate
         step = replace(training, learning_rate=rate, schedule="constant", warmup_share=0.0)
-        hits = positions_of([row.id for row in ranked[: config.rows]], dataset.position_of, "/ranked")
-        every = positions_of([row.id for row in ranked], dataset.position_of, "/ranked")
+        hits, every = work.top, work.positions(work.ranked)
         targets = [row.target_count for row in tuned.rows]
         random, again = matched_rows(targets, hits, every, config.draws, config.seed)
         notes = ("there are too few other rows: some random rows stand beside several hits",) if again else ()

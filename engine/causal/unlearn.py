@@ -23,19 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.causal.audited import audited_study
 from engine.causal.check_intervals import check_finite
-from engine.causal.check_requirements import positions_of, training_of
+from engine.causal.check_requirements import positions_of
 from engine.causal.check_trainings import Trainings, resident_bytes, without
-from engine.causal.checks import CheckConfig, CheckCost, CheckResult, RankedRow, SetEffect
+from engine.causal.check_work import CheckWork
+from engine.causal.checks import CheckCost, CheckResult, SetEffect
 from engine.causal.greedy import greedy_texts
 from engine.causal.influence_step import check_influence, influence_step, mean_loss, shortened
 from engine.causal.measuring import measure_questions
 from engine.causal.recipe import RECIPE_FILE, save_recipe
-from engine.causal.retrainer import Study, longest_answer
+from engine.causal.retrainer import longest_answer
 from engine.causal.train import train_lora
 from engine.config import ModelConfig, Recipe, fingerprint
-from engine.dataset import Dataset
 from engine.durable import alone_in, naming_full_disk, sync_directory, write_durably
 from engine.encoded import Encoded
 from engine.errors import InvalidOption
@@ -44,7 +43,7 @@ from engine.model import load_model
 from engine.opened import OpenIndex
 from engine.question import Question, prepare
 from engine.store import IndexStore
-from engine.types import CheckpointFn, Progress, Query
+from engine.types import CheckpointFn, Progress
 from engine.weights import directory_fingerprint
 
 ADAPTER = "adapter"
@@ -54,63 +53,42 @@ _HARM = 0.05  # of their loss, above which it is told
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_*")
 
 
-def run_unlearn(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    checkpoint: CheckpointFn,
-    *,
-    device: str = "cpu",
-) -> CheckResult:
+def run_unlearn(work: CheckWork, checkpoint: CheckpointFn) -> CheckResult:
     """Raises what `train_lora` raises (how: retrain) or `influence_step` (influence)."""
     started = time.perf_counter()
-    task = _Task(model, dataset, index_dir, query, config, work_dir, device, _chosen(dataset, ranked, config))
-    with alone_in(work_dir):
+    task = _Task(work, _chosen(work))
+    with alone_in(work.directory):
         task.claim()
-        details = task.retrain(checkpoint) if config.how == "retrain" else task.step(checkpoint)
+        details = task.retrain(checkpoint) if work.config.how == "retrain" else task.step(checkpoint)
         before, after = task.compare(checkpoint)
-    ids = tuple(dataset[position].id for position in task.positions)
+    ids = tuple(work.dataset[position].id for position in task.positions)
     change = after.value - before.value
     changed = None if before.answer is None else float(before.answer != after.answer)
-    predicted = _predicted(ids, ranked, len(dataset))
     return CheckResult(
         kind="unlearn",
         sets=(SetEffect("top", len(ids), before.value, after.value, change, None, None, 1, changed, ids),),
         answer_before=before.answer,
         answer_after=after.answer,
-        adapter=work_dir / ADAPTER,
+        adapter=task.adapter,
         held_out={"before": before.loss, "after": after.loss},
-        retrainings=int(config.how == "retrain"),
+        retrainings=int(work.config.how == "retrain"),
         seconds=time.perf_counter() - started,
-        details=details | {"how": config.how, "predicted": {"top": predicted}, "held_out_rows": len(task.held_out)},
+        details=details
+        | {"how": work.config.how, "predicted": {"top": work.predicted(ids)}, "held_out_rows": len(task.held_out)},
         warnings=task.warnings(details.get("scale", 1.0), before, after),
     )
 
 
-def estimate_unlearn(
-    model: ModelConfig,
-    dataset: Dataset,
-    index_dir: Path,
-    query: Query,
-    ranked: Sequence[RankedRow],
-    config: CheckConfig,
-    work_dir: Path,
-    *,
-    device: str = "cpu",
-) -> CheckCost:
+def estimate_unlearn(work: CheckWork) -> CheckCost:
     """A few steps (rows) are timed. Raises what `run_unlearn` raises."""
-    task = _Task(model, dataset, index_dir, query, config, work_dir, device, _chosen(dataset, ranked, config))
+    task = _Task(work, _chosen(work))
     task.check_claim()
-    if config.how == "influence":
+    if work.config.how == "influence":
         return task.step_cost()
-    if (work_dir / ADAPTER).exists():
-        return CheckCost(0, 0.0, 2 * resident_bytes(Path(model.base), model.dtype))
-    variant = without(task.positions, task.study.training.seed)
-    return Trainings(task.study, work_dir / "timing").cost([variant])
+    if task.adapter.exists():
+        return CheckCost(0, 0.0, 2 * resident_bytes(Path(work.model.base), work.model.dtype))
+    variant = without(task.positions, work.training.seed)
+    return Trainings(work.study(), work.directory / "timing").cost([variant])
 
 
 @dataclass(frozen=True)
@@ -124,47 +102,39 @@ class _State:
 
 @dataclass(frozen=True)
 class _Task:
-    model: ModelConfig
-    dataset: Dataset
-    index_dir: Path
-    query: Query
-    config: CheckConfig
-    work: Path
-    device: str
+    """positions: of the rows to be unlearned."""
+
+    work: CheckWork
     positions: list[int]
 
     @property
     def adapter(self) -> Path:
-        return self.work / ADAPTER
+        return self.work.directory / ADAPTER
 
     @property
     def key(self) -> str:
-        state = [directory_fingerprint(Path(path)) for path in self.model.directories]
-        index = IndexStore.open(self.index_dir).manifest.revision if self.config.how == "influence" else ""
-        return fingerprint("unlearn", state, self.model.recipe, sorted(self.positions), len(self.dataset), index)
+        state = [directory_fingerprint(Path(path)) for path in self.work.model.directories]
+        index = IndexStore.open(self.work.index_dir).manifest.revision if self.work.config.how == "influence" else ""
+        rows = len(self.work.dataset)
+        return fingerprint("unlearn", state, self.work.model.recipe, sorted(self.positions), rows, index)
 
     def check_claim(self) -> None:
         """The directory is this task's own. Raises InvalidOption."""
-        file = self.work / _CLAIM
+        file = self.work.directory / _CLAIM
         if file.exists() and json.loads(file.read_text())["key"] != self.key:
             raise InvalidOption(
-                f"{self.work} holds another unlearning.", remedy="Give a new directory, or remove that one."
+                f"{self.work.directory} holds another unlearning.", remedy="Give a new directory, or remove that one."
             )
 
     def claim(self) -> None:
         self.check_claim()
         content = json.dumps({"key": self.key}).encode()
-        write_durably(self.work / _CLAIM, lambda sink: sink.write(content))
+        write_durably(self.work.directory / _CLAIM, lambda sink: sink.write(content))
 
     # --- the adapter ---
 
-    @property
-    def study(self) -> Study:
-        training = training_of(self.model, len(self.dataset))
-        return audited_study(self.model, self.dataset, training, [self.query], self.device)
-
     def retrain(self, checkpoint: CheckpointFn) -> dict[str, Any]:
-        study, run = self.study, self.work / "run"
+        study, run = self.work.study(), self.work.directory / "run"
         if not self.adapter.exists():
             if not run.exists():
                 train_lora(
@@ -183,26 +153,26 @@ class _Task:
                     removed=(*study.removed, *self.positions),
                 )
             last = run / f"epoch-{study.training.epochs}"
-            with _whole(self.adapter, self.model) as aside:
+            with _whole(self.adapter, self.work.model) as aside:
                 shutil.copytree(last, aside, dirs_exist_ok=True)
                 shutil.copy2(run / RECIPE_FILE, aside / RECIPE_FILE)
         return {"seed": study.training.seed}
 
     def step(self, checkpoint: CheckpointFn) -> dict[str, Any]:
-        about = self.work / "influence.json"
+        about = self.work.directory / "influence.json"
         if not self.adapter.exists():
-            loaded = self._tuned()
-            found = influence_step(loaded, self.dataset, self.index_dir, self.positions, checkpoint)
+            loaded = self.work.tuned()
+            found = influence_step(loaded, self.work.dataset, self.work.index_dir, self.positions, checkpoint)
             encoder = loaded.encoder()
-            watched = [encoder.encode(self.dataset[position]) for position in self.watched]
+            watched = [encoder.encode(self.work.dataset[position]) for position in self.watched]
             tensors, scale = shortened(loaded, found, watched)
             details = {"method": found.method, "coverage": found.coverage, "scale": scale}
             text = json.dumps(details | {"step_norm": scale * found.norm, "approximation": True}).encode()
             write_durably(about, lambda sink: sink.write(text))
             loaded.exchange([replace(loaded.states[-1], tensors=tensors)])
-            recipe = self.model.recipe or Recipe()
-            notes = {"unlearned": sorted(self.dataset[p].id for p in self.positions), "how": "influence"}
-            with _whole(self.adapter, self.model) as aside:
+            recipe = self.work.model.recipe or Recipe()
+            notes = {"unlearned": sorted(self.work.dataset[p].id for p in self.positions), "how": "influence"}
+            with _whole(self.adapter, self.work.model) as aside:
                 # the base's embeddings are the base's: PEFT would ask a hub whether they changed
                 loaded.module.save_pretrained(str(aside), save_embedding_layers=False)  # type: ignore[operator]
                 save_recipe(aside / RECIPE_FILE, replace(recipe, training=None, details=recipe.details | notes))
@@ -210,15 +180,15 @@ class _Task:
 
     def step_cost(self) -> CheckCost:
         """A hundredth of the rows, or one, is stepped by, and thrown away."""
-        memory = 3 * resident_bytes(Path(self.model.base), self.model.dtype)
+        memory = 3 * resident_bytes(Path(self.work.model.base), self.work.model.dtype)
         if self.adapter.exists():
             return CheckCost(0, 0.0, memory)
-        loaded = self._tuned()
-        with OpenIndex(loaded, self.dataset, self.index_dir) as index:
+        loaded = self.work.tuned()
+        with OpenIndex(loaded, self.work.dataset, self.work.index_dir) as index:
             check_influence(index)
         some = self.positions[: max(1, len(self.positions) // 100)]
         started = time.perf_counter()
-        influence_step(loaded, self.dataset, self.index_dir, some, lambda _progress: None)
+        influence_step(loaded, self.work.dataset, self.work.index_dir, some, lambda _progress: None)
         return CheckCost(0, (time.perf_counter() - started) * len(self.positions) / len(some), memory)
 
     # --- what it did ---
@@ -237,36 +207,34 @@ class _Task:
     def _staying(self) -> list[int]:
         """In an order of chance."""
         gone = set(self.positions)
-        order = np.random.default_rng((self.config.seed, len(self.dataset))).permutation(len(self.dataset)).tolist()
+        rows = len(self.work.dataset)
+        order = np.random.default_rng((self.work.config.seed, rows)).permutation(rows).tolist()
         return [position for position in order if position not in gone]
 
     def compare(self, checkpoint: CheckpointFn) -> tuple[_State, _State]:
         """Tokens are the tuned model's own, before and after."""
         checkpoint(Progress(0, 2, "models", "measure"))
-        tuned = self._tuned()
-        question, encoder = prepare(tuned, None, self.query), tuned.encoder()
-        rows = [encoder.encode(self.dataset[position]) for position in self.held_out]
+        tuned = self.work.tuned()
+        question, encoder = prepare(tuned, None, self.work.query), tuned.encoder()
+        rows = [encoder.encode(self.work.dataset[position]) for position in self.held_out]
         before = _measured(tuned, question, rows)
         del tuned
         checkpoint(Progress(1, 2, "models", "measure"))
-        config = replace(self.model, adapter=str(self.adapter), checkpoints=(), quantization=None)
-        after = _measured(load_model(config, self.device), question, rows)
+        config = replace(self.work.model, adapter=str(self.adapter), checkpoints=(), quantization=None)
+        after = _measured(load_model(config, self.work.device), question, rows)
         checkpoint(Progress(2, 2, "models", "measure"))
         check_finite(np.array([after.value, after.loss]), "The new adapter")
         return before, after
 
-    def _tuned(self) -> LoadedModel:
-        return load_model(replace(self.model, quantization=None), self.device)
-
     def warnings(self, scale: float, before: _State, after: _State) -> tuple[str, ...]:
         notes: list[str] = []
-        if self.config.how == "influence":
+        if self.work.config.how == "influence":
             notes.append("an influence step is an approximation: how: retrain tells what the rows really did")
         if scale < 1:
             notes.append(f"the whole step would have cost rows that stay too much: {scale:g} of it was taken")
         if after.loss > (1 + _HARM) * before.loss:
             notes.append(f"the loss a token on rows that stay rose from {before.loss:.3f} to {after.loss:.3f} nats")
-        if self.model.quantization:
+        if self.work.model.quantization:
             notes.append("measured on the base as it is stored, not quantised")
         return tuple(notes)
 
@@ -289,10 +257,8 @@ def _whole(path: Path, model: ModelConfig) -> Iterator[Path]:
         sync_directory(path.parent)
 
 
-def _chosen(dataset: Dataset, ranked: Sequence[RankedRow], config: CheckConfig) -> list[int]:
-    if config.ids:
-        return positions_of(config.ids, dataset.position_of, "/ids")
-    return positions_of([row.id for row in ranked[: config.rows]], dataset.position_of, "/ranked")
+def _chosen(work: CheckWork) -> list[int]:
+    return positions_of(work.config.ids, work.dataset.position_of, "/ids") if work.config.ids else work.top
 
 
 @torch.no_grad()
@@ -304,9 +270,3 @@ def _measured(model: LoadedModel, question: Question, rows: Sequence[Encoded]) -
         sequence = question.sequences[question.explained[0]]
         answer = greedy_texts(model, sequence, longest_answer(sequence))[0]
     return _State(value, answer, mean_loss(model, model.states[-1], rows))
-
-
-def _predicted(ids: Sequence[str], ranked: Sequence[RankedRow], rows: int) -> float | None:
-    """−Σ score/N of the removed rows; None where one of them is not in the ranking or its score is in no unit."""
-    scores = {row.id: row.score for row in ranked if row.in_nats}
-    return -sum(scores[name] for name in ids) / rows if all(name in scores for name in ids) else None

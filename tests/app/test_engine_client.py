@@ -94,8 +94,9 @@ def test_a_check_needs_the_engine_extra_and_runs_in_the_callers_thread_too(
 ) -> None:
     seen: list[tuple[Any, ...]] = []
     module = types.ModuleType("engine.causal.checking")
-    module.run_check = lambda *given, device: seen.append((threading.get_ident(), device, *given))  # type: ignore[attr-defined]
-    module.estimate_check = lambda *given, device: seen.append((device, *given))  # type: ignore[attr-defined]
+    module.CheckWork = lambda *given: (given[-1], *given[:-1])  # type: ignore[attr-defined]
+    module.run_check = lambda work, *given: seen.append((threading.get_ident(), *work, *given))  # type: ignore[attr-defined]
+    module.estimate_check = seen.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "engine.causal.checking", module)
     monkeypatch.setattr("engine.causal.checking", module, raising=False)
     monkeypatch.setattr("engine.dataset.arrow.open_dataset", lambda path: f"rows of {path.name}")

@@ -17,6 +17,7 @@ from engine.causal.audited import audited_seeds, audited_study
 from engine.causal.check_intervals import interval_of_difference, interval_of_mean, interval_over_draws
 from engine.causal.check_requirements import positions_of
 from engine.causal.check_trainings import resident_bytes, without
+from engine.causal.check_work import CheckWork
 from engine.causal.checking import estimate_check, run_check, spelled_out
 from engine.causal.checks import CheckConfig, CheckResult, RankedRow
 from engine.causal.leave_out_check import lexically_nearest, random_sets
@@ -44,13 +45,13 @@ def run(
     checkpoint: CheckpointFn = factories.ignore,
     query: Query = QUERY,
 ) -> CheckResult:
-    return run_check(world.model, world.dataset, work, query, world.ranked, config, work, checkpoint)
+    return run_check(CheckWork(world.model, world.dataset, work, query, world.ranked, config, work), checkpoint)
 
 
 @pytest.fixture(scope="module")
 def left_out(world: PlantedWorld, tmp_path_factory: pytest.TempPathFactory) -> tuple[CheckResult, Path]:
     work = tmp_path_factory.mktemp("left-out")
-    cost = estimate_check(world.model, world.dataset, work, QUERY, world.ranked, LEAVE_OUT, work)
+    cost = estimate_check(CheckWork(world.model, world.dataset, work, QUERY, world.ranked, LEAVE_OUT, work))
     result = run(world, work)
     assert cost.retrainings == result.retrainings
     assert cost.seconds > 0
@@ -98,7 +99,7 @@ def test_what_is_finished_is_neither_done_nor_paid_again(
     world: PlantedWorld, left_out: tuple[CheckResult, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, work = left_out
-    cost = estimate_check(world.model, world.dataset, work, QUERY, world.ranked, LEAVE_OUT, work)
+    cost = estimate_check(CheckWork(world.model, world.dataset, work, QUERY, world.ranked, LEAVE_OUT, work))
     assert (cost.retrainings, cost.seconds) == (0, 0)
     monkeypatch.setattr(Retrainer, "train", _refuse)
     again = run(world, work)
@@ -144,7 +145,9 @@ def test_the_served_model_is_never_touched(world: PlantedWorld, left_out: tuple[
 def test_what_cannot_be_checked_is_refused_before_any_work(world: PlantedWorld, tmp_path: Path) -> None:
     def refused(pointer: str, config: CheckConfig, ranked: tuple[RankedRow, ...] = world.ranked) -> None:
         with pytest.raises(InvalidOption) as raised:
-            run_check(world.model, world.dataset, tmp_path, QUERY, ranked, config, tmp_path, factories.ignore)
+            run_check(
+                CheckWork(world.model, world.dataset, tmp_path, QUERY, ranked, config, tmp_path), factories.ignore
+            )
         assert raised.value.pointer == pointer
 
     refused("/kind", CheckConfig("guess"))  # type: ignore[arg-type]
@@ -161,7 +164,9 @@ def test_what_cannot_be_checked_is_refused_before_any_work(world: PlantedWorld, 
     refused("/ranked/0", CheckConfig("replay", rows=1), (RankedRow("nobody", 1.0),))
     unknown = replace(world.model, recipe=None)
     with pytest.raises(MissingNeed, match="recipe is not known") as raised:
-        run_check(unknown, world.dataset, tmp_path, QUERY, world.ranked, LEAVE_OUT, tmp_path, factories.ignore)
+        run_check(
+            CheckWork(unknown, world.dataset, tmp_path, QUERY, world.ranked, LEAVE_OUT, tmp_path), factories.ignore
+        )
     assert "whence train" in (raised.value.remedy or "")
     assert not list(tmp_path.iterdir())
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from engine.causal.audited import audited_study
 from engine.causal.check_trainings import without
+from engine.causal.check_work import CheckWork
 from engine.causal.checking import estimate_check, run_check
 from engine.causal.checks import CheckConfig, CheckResult, RankedRow
 from engine.causal.flip_search import next_sizes, predicted_size, sizes_at_most
@@ -45,13 +46,15 @@ def run(
     query: Query = QUERY,
     ranked: tuple[RankedRow, ...] | None = None,
 ) -> CheckResult:
-    return run_check(world.model, world.dataset, work, query, ranked or world.ranked, config, work, checkpoint)
+    return run_check(
+        CheckWork(world.model, world.dataset, work, query, ranked or world.ranked, config, work), checkpoint
+    )
 
 
 @pytest.fixture(scope="module")
 def flipped(world: PlantedWorld, tmp_path_factory: pytest.TempPathFactory) -> tuple[CheckResult, Path]:
     work = tmp_path_factory.mktemp("flipped")
-    cost = estimate_check(world.model, world.dataset, work, QUERY, world.ranked, CONFIG, work)
+    cost = estimate_check(CheckWork(world.model, world.dataset, work, QUERY, world.ranked, CONFIG, work))
     result = run(world, work)
     assert 0 < result.retrainings <= cost.retrainings
     return result, work
@@ -138,7 +141,12 @@ def test_a_cancelled_search_goes_on_and_repeats_nothing(
     assert len(trained) == len(set(trained)) == resumed.retrainings
     assert resumed.flipped == flipped[0].flipped
     assert resumed.answer_after == flipped[0].answer_after
-    assert estimate_check(world.model, world.dataset, tmp_path, QUERY, world.ranked, CONFIG, tmp_path).retrainings == 0
+    assert (
+        estimate_check(
+            CheckWork(world.model, world.dataset, tmp_path, QUERY, world.ranked, CONFIG, tmp_path)
+        ).retrainings
+        == 0
+    )
 
 
 def test_rows_that_teach_something_else_flip_nothing_and_it_is_said(world: PlantedWorld, tmp_path: Path) -> None:
@@ -197,7 +205,9 @@ def test_a_run_that_is_not_the_recorded_one_is_told(world: PlantedWorld, tmp_pat
     assert world.model.recipe is not None
     model = replace(world.model, recipe=replace(world.model.recipe, training=replace(TRAINING, learning_rate=1e-6)))
     config = replace(CONFIG, rows=2)
-    result = run_check(model, world.dataset, tmp_path, QUERY, world.ranked, config, tmp_path, factories.ignore)
+    result = run_check(
+        CheckWork(model, world.dataset, tmp_path, QUERY, world.ranked, config, tmp_path), factories.ignore
+    )
     assert result.flipped is None
     assert result.answer_before != " z"
     assert result.sets[-1].answer_changed == 1.0

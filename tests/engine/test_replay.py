@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from engine.answer import attribute
 from engine.build import build_index
+from engine.causal.check_work import CheckWork
 from engine.causal.checks import CheckConfig, RankedRow
 from engine.causal.recipe import load_recipe
 from engine.causal.replay import STATE_FILE, _Replayer, estimate_replay, replay
@@ -150,7 +151,7 @@ def test_the_check_puts_the_derivative_beside_the_prediction(study: Study, tmp_p
     model = ModelConfig(str(study.base), checkpoints=checkpoints, recipe=load_recipe(run.recipe), dtype="float64")
     ranked = [RankedRow("ex-4", 1.8, in_nats=True), RankedRow("ex-1", 0.9)]
     asked = (model, dataset, tmp_path, QUERIES[0], ranked, CheckConfig("replay", rows=2), tmp_path / "work")
-    found = run_replay(*asked, lambda _progress: None)
+    found = run_replay(CheckWork(*asked), lambda _progress: None)
     exact_N = replay(study).derivative_QN[0]
     assert [effect.id for effect in found.effects] == ["ex-4", "ex-1"]
     np.testing.assert_allclose([effect.measured for effect in found.effects], -exact_N[[4, 1]], rtol=1e-9)
@@ -159,7 +160,8 @@ def test_the_check_puts_the_derivative_beside_the_prediction(study: Study, tmp_p
     assert [row["id"] for row in found.details["first"]] == first
     assert found.details["among_first"] == len({"ex-4", "ex-1"} & set(first[:2]))
     assert (
-        estimate_replay_check(*asked).memory_bytes == estimate_replay(replace(study, queries=QUERIES[:1])).memory_bytes
+        estimate_replay_check(CheckWork(*asked)).memory_bytes
+        == estimate_replay(replace(study, queries=QUERIES[:1])).memory_bytes
     )
 
 

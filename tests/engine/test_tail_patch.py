@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.causal.check_work import CheckWork
 from engine.causal.checks import CheckConfig, CheckResult, RankedRow
 from engine.causal.tail_patch import Patches, estimate_tail_patch, matched_rows, run_tail_patch
 from engine.config import Lora
@@ -40,7 +41,7 @@ def _query(world: AdamWorld) -> Query:
 
 def _run(world: AdamWorld, work: Path, checkpoint: Any = factories.ignore, **changes: Any) -> CheckResult:
     config = replace(CONFIG, **changes)
-    return run_tail_patch(world.config, world.dataset, work, _query(world), RANKED, config, work, checkpoint)
+    return run_tail_patch(CheckWork(world.config, world.dataset, work, _query(world), RANKED, config, work), checkpoint)
 
 
 def _plain_step(world: AdamWorld, row: int, rate: float) -> float:
@@ -95,7 +96,8 @@ def test_in_float64_throughout_it_is_torchs_step_to_rounding(gpt2_world: AdamWor
 
 
 def test_a_step_in_a_stack_equals_the_same_alone(world: AdamWorld) -> None:
-    patches = Patches.of(world.config, world.dataset, _query(world), RANKED, CONFIG, "cpu")
+    work = CheckWork(world.config, world.dataset, Path(), _query(world), RANKED, CONFIG, Path())
+    patches = Patches.of(work)
     together_K = patches.changes(list(range(10)))
     alone_K = np.array([patches.changes([position])[0] for position in range(10)])
     np.testing.assert_allclose(together_K, alone_K, rtol=0, atol=1e-8)
@@ -124,7 +126,9 @@ def test_a_cancelled_check_goes_on_and_does_nothing_twice(
     resumed = _run(world, tmp_path / "again")
     assert replace(resumed, seconds=0.0) == replace(whole, seconds=0.0)
     assert len(stepped) == len(set(stepped)) == 9
-    cost = estimate_tail_patch(world.config, world.dataset, tmp_path, _query(world), RANKED, CONFIG, tmp_path / "again")
+    cost = estimate_tail_patch(
+        CheckWork(world.config, world.dataset, tmp_path, _query(world), RANKED, CONFIG, tmp_path / "again")
+    )
     assert (cost.retrainings, cost.seconds) == (0, 0.0)
     assert cost.memory_bytes > 0
 
@@ -156,4 +160,4 @@ def test_what_the_step_needs_is_named(world: AdamWorld, tmp_path: Path) -> None:
 
 
 def _run_with(world: AdamWorld, config: Any, work: Path) -> CheckResult:
-    return run_tail_patch(config, world.dataset, work, _query(world), RANKED, CONFIG, work, factories.ignore)
+    return run_tail_patch(CheckWork(config, world.dataset, work, _query(world), RANKED, CONFIG, work), factories.ignore)

@@ -18,6 +18,7 @@ from engine.answer import score_query
 from engine.build import build_index
 from engine.causal.audited import audited_study
 from engine.causal.check_trainings import without
+from engine.causal.check_work import CheckWork
 from engine.causal.checking import estimate_check, run_check
 from engine.causal.checks import CheckConfig, CheckResult
 from engine.causal.influence_step import influence_step
@@ -46,17 +47,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlantedWorld]:
 def run(
     world: PlantedWorld, work: Path, config: CheckConfig = CONFIG, checkpoint: CheckpointFn = factories.ignore
 ) -> CheckResult:
-    return run_check(world.model, world.dataset, work / "index", QUERY, world.ranked, config, work, checkpoint)
+    return run_check(
+        CheckWork(world.model, world.dataset, work / "index", QUERY, world.ranked, config, work), checkpoint
+    )
 
 
 @pytest.fixture(scope="module")
 def unlearned(world: PlantedWorld, tmp_path_factory: pytest.TempPathFactory) -> CheckResult:
     work = tmp_path_factory.mktemp("unlearned")
-    cost = estimate_check(world.model, world.dataset, work, QUERY, world.ranked, CONFIG, work)
+    cost = estimate_check(CheckWork(world.model, world.dataset, work, QUERY, world.ranked, CONFIG, work))
     result = run(world, work)
     assert cost.retrainings == result.retrainings == 1
     assert cost.seconds > 0
-    again = estimate_check(world.model, world.dataset, work, QUERY, world.ranked, CONFIG, work)
+    again = estimate_check(CheckWork(world.model, world.dataset, work, QUERY, world.ranked, CONFIG, work))
     assert (again.retrainings, again.seconds) == (0, 0)
     assert replace(run(world, work), seconds=0.0) == replace(result, seconds=0.0)
     return result
@@ -182,10 +185,10 @@ def test_an_influence_check_takes_as_much_of_the_step_as_the_other_rows_bear(
     build_index(model, world.dataset, IndexConfig("ekfac", "final"), index, factories.ignore)
     config = replace(CONFIG, how="influence")
     arguments = (world.model, world.dataset, index, QUERY, world.ranked, config, tmp_path / "work")
-    cost = estimate_check(*arguments)
+    cost = estimate_check(CheckWork(*arguments))
     assert cost.retrainings == 0
     assert cost.seconds > 0
-    result = run_check(*arguments, factories.ignore)
+    result = run_check(CheckWork(*arguments), factories.ignore)
     assert result.adapter is not None
     assert result.retrainings == 0
     scale = result.details["scale"]
@@ -208,8 +211,8 @@ def test_an_influence_check_takes_as_much_of_the_step_as_the_other_rows_bear(
     recipe = load_recipe(result.adapter / "recipe.json")
     assert recipe.details["unlearned"] == sorted(PLANTED)
     assert recipe.training is None
-    assert replace(run_check(*arguments, factories.ignore), seconds=0.0) == replace(result, seconds=0.0)
-    assert estimate_check(*arguments).seconds == 0
+    assert replace(run_check(CheckWork(*arguments), factories.ignore), seconds=0.0) == replace(result, seconds=0.0)
+    assert estimate_check(CheckWork(*arguments)).seconds == 0
 
 
 def test_an_index_without_such_a_step_is_refused(tuned: TunedWorld, tmp_path: Path) -> None:
@@ -219,7 +222,10 @@ def test_an_index_without_such_a_step_is_refused(tuned: TunedWorld, tmp_path: Pa
         index = tuned.index(method, checkpoints, IndexOptions(dtype="float32", allow_partial=True, **options))
         query, work = tuned.query(2), tmp_path / f"{method} {checkpoints}"
         with pytest.raises(MissingNeed, match=match):
-            run_check(tuned.model.config, tuned.dataset, index.store.path, query, [], config, work, factories.ignore)
+            run_check(
+                CheckWork(tuned.model.config, tuned.dataset, index.store.path, query, [], config, work),
+                factories.ignore,
+            )
 
     refused("in no unit", "graddot", "final")
     refused("in no unit", "bm25", "final")
