@@ -28,8 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.estimate import small
-from benchmarks.random_llama import save_model, text_rows
+from benchmarks.random_llama import save_model, save_tiny_model, text_rows
 from benchmarks.report import report
 from engine.batching import PaddedBatch
 from engine.build import build_index, draft_manifest
@@ -143,7 +142,7 @@ def activation_only(model: LoadedModel, batch: PaddedBatch) -> Tensor:
 
 def index_cost(root: Path, rows: int) -> list[dict[str, Any]]:
     """Build and training pass one after the other, twice each, in turns; the faster of each."""
-    model = load_model(small(root, lora=True))
+    model = load_model(save_tiny_model(root, lora=True))
     data, options = text_rows(root / "rows", rows, SHORT), IndexOptions(search="flat")
     encoded = encode_rows(model, data, None, lambda _done: None)
     batches = list(Batcher(model, options.token_budget).batches(encoded.rows, encoded.weights, range(len(data))))

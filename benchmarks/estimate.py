@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from benchmarks.memory import anonymous_bytes, watched
-from benchmarks.random_llama import save_small_model, saved_model
+from benchmarks.random_llama import save_small_model, save_tiny_model
 from benchmarks.report import report
 from engine.build import build_index
-from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe, TemplateConfig
+from engine.config import IndexConfig, IndexOptions, ModelConfig
 from engine.dataset import Dataset
 from engine.estimate import estimate_index
 from engine.model import load_model
@@ -46,21 +46,13 @@ class Case:
     options: IndexOptions
 
 
-def small(root: Path, *, lora: bool) -> ModelConfig:
-    base = factories.llama(hidden=128, layers=4, vocab_size=8000, max_position_embeddings=512)
-    factories.save_base(root / "base", base)
-    recipe = Recipe(template=TemplateConfig(eos=False))
-    if not lora:
-        return ModelConfig(str(root / "base"), recipe=recipe)
-    factories.save_adapter(root / "adapter", base, 1, r=8, lora_alpha=16)
-    return saved_model(root)
-
-
 CASES = {
     "34M LoRA, graddot": Case(save_small_model, 64, "graddot", IndexOptions()),
-    "small LoRA, ekfac": Case(lambda root: small(root, lora=True), 384, "ekfac", IndexOptions(curvature_rows=128)),
+    "small LoRA, ekfac": Case(
+        lambda root: save_tiny_model(root, lora=True), 384, "ekfac", IndexOptions(curvature_rows=128)
+    ),
     "small dense, kfac, p = 16": Case(
-        lambda root: small(root, lora=False), 384, "kfac", IndexOptions(projection_dim=16, curvature_rows=128)
+        lambda root: save_tiny_model(root, lora=False), 384, "kfac", IndexOptions(projection_dim=16, curvature_rows=128)
     ),
 }
 

@@ -37,6 +37,17 @@ def save_small_model(root: Path) -> ModelConfig:
     return _saved(root, factories.llama(hidden=512, layers=8, **SMALL_SHAPE))
 
 
+def save_tiny_model(root: Path, *, lora: bool) -> ModelConfig:
+    """4 layers, width 128; with LoRA as above, or every weight trained."""
+    base = factories.llama(hidden=128, layers=4, vocab_size=8000, max_position_embeddings=512)
+    factories.save_base(root / "base", base)
+    recipe = Recipe(template=TemplateConfig(eos=False))
+    if not lora:
+        return ModelConfig(str(root / "base"), recipe=recipe)
+    factories.save_adapter(root / "adapter", base, 1, r=RANK, lora_alpha=2 * RANK)
+    return saved_model(root)
+
+
 def _saved(root: Path, base: LlamaForCausalLM) -> ModelConfig:
     factories.save_base(root / "base", base)
     factories.save_adapter(root / "adapter", base, 1, r=RANK, lora_alpha=2 * RANK)
