@@ -66,10 +66,10 @@ def test_the_button_scores_the_tokens_of_the_same_question(client: TestClient, r
 
 
 def test_a_method_without_scores_by_token_says_so(client: TestClient, ready: Asked, engine: FakeEngine) -> None:
-    from tests.app import fakes
+    from tests.app import fake_ranking
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fakes, "asked_parts", lambda *_: {})
+        patch.setattr(fake_ranking, "asked_parts", lambda *_: {})
         page = shown(client, ready, tokens="on", method="bm25")
     assert "bm25 compares whole texts: it gives no scores by token." in page
     assert "Score the tokens" not in page
