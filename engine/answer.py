@@ -16,6 +16,7 @@ from engine import search
 from engine.agreement import Apart, bm25_agreement, checkpoint_agreement, scores_apart
 from engine.clusters import with_clusters
 from engine.config import fingerprint
+from engine.cores import beside
 from engine.diagnostics import diagnostics, group_sums, sample_rows
 from engine.errors import EngineError, InvalidOption, InvalidQuery, MethodNotServed, NonFiniteGradient
 from engine.explain import QueryVector
@@ -33,6 +34,7 @@ from engine.scores import Scores
 from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
 
 _SATURATED = 0.99
+_MANY_ROWS = 50_000  # from here on figures about all scores are worth a thread
 
 
 @dataclass
@@ -176,6 +178,8 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
     with ask.timed("search"):
         allowed_N = allowed_rows(index, ask.options.filter)
         scores = _scores(index, ask, allowed_N)
+        # to sort a million scores takes as long as everything until it is needed
+        figures_of = beside(lambda: _figures(index, scores, allowed_N), worthwhile=len(scores.scores_M) > _MANY_ROWS)
         best = _ranked(index, ask, scores, allowed_N, largest=True)
         worst = _ranked(index, ask, scores, allowed_N, largest=False)
     known_M, sample = scores.scores_M, scores.sample_M
@@ -186,8 +190,7 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
         proponents, opponents, clusters = with_clusters(index.dataset, *hits, additive=_additive(ask))
         key = ask.options.group_by
         groups = None if key is None else tuple(group_sums(known_M, _tag_values(index, key), allowed_N, sample))
-        figures = _figures(index, scores, allowed_N)
-        figures = _with_agreement(index, ask, scores, allowed_N, apart, figures)
+        figures = _with_agreement(index, ask, scores, allowed_N, apart, figures_of())
         removed = removal(index, ask, known_M)
     return Attribution(
         method=ask.method.name,

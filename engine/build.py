@@ -50,7 +50,9 @@ from engine.task_queries import with_queries
 from engine.types import CheckpointFn, IndexInfo, Progress
 from engine.writer import ShardRows, ShardWriter
 
-_SCALE_ROWS = 64  # rows that fix each block's storage scale; float16 leaves 255 times their maximum as headroom
+# Rows that fix each block's storage scale where there are several shards; float16 leaves 255 times their maximum as
+# headroom.
+_SCALE_ROWS = 64
 
 
 def build_index(
@@ -148,8 +150,9 @@ class _Build:
             for number in range(len(self.states)):
                 self.features.append(self._fit(capture, number))
             self.basis = self._fit_basis(capture)
-            if not self.store.manifest.shards:
-                self.store.set_scales(self._scales(capture))
+            # An index of one shard has all its rows in memory before any is stored: that one needs no sample.
+            if not self.store.manifest.shards and self.store.manifest.shard_count > 1:
+                self.store.set_scales(self._scales_of(self._scale_sample(capture)))
 
     def write_shards(self) -> None:
         self.done = self._total() - sum(stop - start for _, start, stop in self.store.missing_shards()) * self._passes
@@ -157,7 +160,10 @@ class _Build:
         with GradientCapture(self.model, self.plan.tracked) as capture, self._writing() as writer:
             for number, start, stop in missing:
                 lengths_N = np.array(self.rows.lengths[start:stop], np.int32)
-                writer.write(number, self._shard(capture, range(start, stop)), lengths_N)
+                shard = self._shard(capture, range(start, stop))
+                if self.features and self.store.manifest.shard_count == 1:
+                    self.store.set_scales(self._scales_of(shard.vectors_NW))
+                writer.write(number, shard, lengths_N)
 
     def make_lists(self) -> None:
         self.search = lists_of(self.store, self.plan, lambda: self._tick(0, "lists"))
@@ -245,11 +251,14 @@ class _Build:
             self._tick(0, "curvature")
             yield batch.padded
 
-    def _scales(self, capture: GradientCapture) -> list[float]:
+    def _scale_sample(self, capture: GradientCapture) -> torch.Tensor:
         chosen = calibration_rows(self.rows.keys, _SCALE_ROWS)
         vectors_NW = torch.zeros(len(chosen), self.store.manifest.width, device=self.model.device)
         for rows, vectors_BW, offset in self._finished(capture, chosen):
             self._put(vectors_NW, torch.tensor(rows, device=self.model.device), vectors_BW, offset)
+        return vectors_NW
+
+    def _scales_of(self, vectors_NW: torch.Tensor) -> list[float]:
         largest_W = vectors_NW.abs().amax(0).cpu().numpy()
         if self.basis is not None:
             return [block_scale(float(largest_W.max()))]

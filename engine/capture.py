@@ -166,13 +166,16 @@ def forward(
     *,
     slice_logits: bool = True,
     odds: bool = False,
+    module: nn.Module | None = None,
 ) -> Outcome:
     """Weighted log-probabilities (log-odds) of the batch's targets; differentiable where gradients are enabled.
+
+    module: of the model's architecture, read in place of its own.
 
     Right padding under a causal mask needs no attention mask: no target can see a pad behind it.
     """
     columns_C = batch.target_columns
-    logits_BCV = logits_at(model, batch, slice_logits=slice_logits)
+    logits_BCV = logits_at(model, batch, slice_logits=slice_logits, module=module)
     targets_BC = batch.ids_BT[:, columns_C] if labels is None else labels(logits_BCV.detach(), columns_C)
     log_prob_BC = -F.cross_entropy(logits_BCV.flatten(0, 1), targets_BC.flatten(), reduction="none").view_as(targets_BC)
     weights_BC = batch.weights_BT[:, columns_C].to(log_prob_BC.dtype)
@@ -180,14 +183,16 @@ def forward(
     return Outcome((value_BC * weights_BC).sum(1), log_prob_BC, columns_C)
 
 
-def logits_at(model: LoadedModel, batch: PaddedBatch, *, slice_logits: bool = True) -> Tensor:
+def logits_at(
+    model: LoadedModel, batch: PaddedBatch, *, slice_logits: bool = True, module: nn.Module | None = None
+) -> Tensor:
     """[B, C, V], in float32 or wider: what the tokens at the batch's target columns are predicted from."""
     columns_C = batch.target_columns
     arguments: dict[str, Any] = {"input_ids": batch.ids_BT, "use_cache": False}
     sliced = slice_logits and accepts_logits_to_keep(model)
     if sliced:
         arguments["logits_to_keep"] = columns_C - 1
-    logits = model.module(**arguments).logits
+    logits = (model.module if module is None else module)(**arguments).logits
     logits_BCV = logits if sliced else logits[:, columns_C - 1]
     return logits_BCV.float() if logits_BCV.dtype in (torch.bfloat16, torch.float16) else logits_BCV
 

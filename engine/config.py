@@ -138,7 +138,8 @@ class IndexOptions:
     bytes_per_row: what a row's stored numbers may take. learned_dim: numbers of a learned sketch; None = as many as
     bytes_per_row (2,048 unless given) holds in `dtype`. int8: with one scale a row.
     modules: regular expressions; a module is tracked when one of them matches its name.
-    curvature_rows: sample size for calibration and curvature (None = all rows up to 2,048).
+    curvature_rows: sample size for calibration and curvature (None = a sixteenth of the
+    rows, 512 at least and 2,048 at most).
     token_budget: most tokens (pads included) in a batch; fewer where memory is short (engine/memory.py).
     shard_rows: None = chosen from memory.
     replicas: further runs of the model's recipe, with other seeds, that the index averages over.

@@ -6,19 +6,16 @@ of C checkpoints costs one model in memory plus C sets of trained weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from engine import modules
+from engine.before import module_before
 from engine.config import ModelConfig, Recipe, fingerprint
 from engine.modules import TrackedModule
 from engine.passes import pass_tokens
@@ -46,7 +43,10 @@ class State:
 
 
 class LoadedModel:
-    """A resident model. `states` are its checkpoints, oldest first; the last one is the tuned model."""
+    """A resident model. `states` are its checkpoints, oldest first; the last one is the tuned model.
+
+    before: the model before fine-tuning, over the same weights; None where that is not known.
+    """
 
     def __init__(
         self,
@@ -67,7 +67,6 @@ class LoadedModel:
         self.lora = lora
         self.device = device
         self.warnings = warnings
-        self._base_state = base_state
         self._current: State | None = None
         # (prompt's ids, how) → what it said: kept for the question that follows, while the weights stay the same.
         self.generated: dict[tuple[tuple[int, ...], Generate], Generated] = {}
@@ -77,6 +76,8 @@ class LoadedModel:
         found = modules.find_tracked(module, lora=lora, patterns=None)
         reached, self._unreached, seen = split_reached(module, found, device)
         self.tracked_all = modules.with_input_groups(reached, seen.identities())
+        base = None if base_state is None else base_state.tensors
+        self.before = module_before(module, base) if lora or base is not None else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,11 +95,6 @@ class LoadedModel:
         return pad if pad is not None and pad < self.module.get_input_embeddings().weight.shape[0] else 0  # type: ignore[operator]
 
     @cached_property
-    def _adapter_layers(self) -> list[Any]:
-        """Whatever PEFT has put into the module; empty for a dense one."""
-        return [part for part in self.module.modules() if isinstance(part, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
-
-    @cached_property
     def _parameters(self) -> dict[str, Tensor]:
         return dict(self.module.named_parameters())
 
@@ -113,11 +109,6 @@ class LoadedModel:
     @property
     def hidden_layers(self) -> int:
         return _text_config(self.module).num_hidden_layers
-
-    @property
-    def has_base(self) -> bool:
-        """Whether f can also be measured before fine-tuning."""
-        return self.lora or self._base_state is not None
 
     def encoder(self, max_length: int | None = None) -> TextEncoder:
         limit = min(length for length in (max_length, self.recipe.max_length, self.context_length) if length)
@@ -148,21 +139,6 @@ class LoadedModel:
         self.states, self._current = states, None
         self.generated.clear()
         self.use(-1)
-
-    @contextmanager
-    def base_weights(self) -> Iterator[None]:
-        """The model as it was before fine-tuning; needs `has_base`."""
-        if self._base_state is not None:
-            self._load(self._base_state)
-        # PEFT's own disable_adapter() walks the whole module several times and makes the adapter trainable: of a small
-        # model that takes longer than the forward pass inside.
-        try:
-            for layer in self._adapter_layers:
-                layer._disable_adapters = True
-            yield
-        finally:
-            for layer in self._adapter_layers:
-                layer._disable_adapters = False
 
     def fingerprints(self) -> dict[str, str]:
         """What an index must share with the model it is asked on (DESIGN §2.3)."""

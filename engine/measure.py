@@ -5,24 +5,30 @@ Shapes: Q queries, S sequences of all queries, D numbers of a checkpoint, C chec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.capture import Outcome, forward
+from engine.cores import beside
 from engine.ensemble import checkpoint_rates, ensemble_factors
 from engine.explain import QueryVector
 from engine.features import GradientFeatures, check_finite
+from engine.model import LoadedModel
 from engine.opened import OpenIndex
 from engine.passes import plan_passes
 from engine.question import Question
 from engine.rows import Batch
 from engine.solved import SolvedFeatures
 from engine.text import Encoded
+
+# The forward pass of the model before fine-tuning goes beside the tuned model's forward and backward, where it is work
+# enough: two threads of a small model wait for each other between their operations.
+_PASSES = 1.0  # of a pass's own cost
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class _Sequences:
 def measure_with_gradients(index: OpenIndex, questions: Sequence[Question]) -> tuple[list[QueryVector], list[Measured]]:
     """One forward and one activation-only backward a checkpoint; the tuned model's forward also gives f."""
     sequences = _Sequences(index, questions)
+    before = _beside(index, sequences)
     vectors, selves, factors = [], [], []
     combine = index.plan.method.combine  # type: ignore[attr-defined]
     rates_C = checkpoint_rates(index.store, len(index.features))
@@ -107,13 +114,14 @@ def measure_with_gradients(index: OpenIndex, questions: Sequence[Question]) -> t
             np.hstack(vectors), np.stack(factors, 1), np.stack(selves, 1), strict=True
         )
     ]
-    return queries, _measured(index, sequences)
+    return queries, _measured(sequences, before())
 
 
 def measure_only(index: OpenIndex, questions: Sequence[Question]) -> list[Measured]:
     sequences = _Sequences(index, questions)
+    before = _beside(index, sequences)
     measure_tuned(index, sequences)
-    return _measured(index, sequences)
+    return _measured(sequences, before())
 
 
 def _query_vectors(
@@ -156,22 +164,31 @@ def measure_tuned(index: OpenIndex, sequences: _Sequences) -> None:
         sequences.record(batch, forward(index.model, batch.padded, odds=odds), odds)
 
 
+def _beside(index: OpenIndex, sequences: _Sequences) -> Callable[[], np.ndarray | None]:
+    """f before fine-tuning, per sequence, and None where that is not known: begun now where a core is free, and
+    otherwise when it is asked for.
+    """
+    before = index.model.before
+    if before is None:
+        return lambda: None
+    work = partial(_base_values, index.model, before, sequences)
+    tokens = sum(batch.padded.ids_BT.numel() for batch, _ in sequences.batches)
+    worthwhile = index.model.device.type == "cpu" and tokens >= _PASSES * index.model.pass_tokens
+    return beside(work, worthwhile=worthwhile)
+
+
 @torch.no_grad()
-def _base_values(index: OpenIndex, sequences: _Sequences) -> np.ndarray | None:
-    """f before fine-tuning, per sequence: one forward."""
-    if not index.model.has_base:
-        return None
+def _base_values(model: LoadedModel, before: nn.Module, sequences: _Sequences) -> np.ndarray:
+    """One forward."""
     value_S = np.zeros(len(sequences.encoded))
-    with index.model.base_weights():
-        for batch, odds in sequences.batches:
-            value_B: Tensor = forward(index.model, batch.padded, odds=odds).log_prob_B
-            value_S[list(batch.slots)] = value_B.double().cpu().numpy()
+    for batch, odds in sequences.batches:
+        value_B: Tensor = forward(model, batch.padded, odds=odds, module=before).log_prob_B
+        value_S[list(batch.slots)] = value_B.double().cpu().numpy()
     return value_S
 
 
-def _measured(index: OpenIndex, sequences: _Sequences) -> list[Measured]:
+def _measured(sequences: _Sequences, base_S: np.ndarray | None) -> list[Measured]:
     tuned_Q = sequences.weighted_sum(sequences.value_S)
-    base_S = _base_values(index, sequences)
     base_Q = None if base_S is None else sequences.weighted_sum(base_S)
     probability_Q = sequences.mean_probabilities()
     return [

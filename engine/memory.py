@@ -30,6 +30,9 @@ _PROBED_TOKENS = 128
 _STEP = 256  # budgets are rounded down to it, so that a few MB more or less do not cut the rows up in another way
 _CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
+_BYTES_PER_TOKEN: weakref.WeakKeyDictionary[LoadedModel, dict[tuple[TrackedModule, ...], float]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def token_budget(bytes_per_token: float, fixed_bytes: int, free: int, most: int) -> int:
@@ -67,6 +70,14 @@ def _group_bytes_v1() -> int:
 
 
 def bytes_per_token(model: LoadedModel, tracked: tuple[TrackedModule, ...]) -> float:
+    """As `_measured`, once for a model and what is tracked of it."""
+    known = _BYTES_PER_TOKEN.setdefault(model, {})
+    if tracked not in known:
+        known[tracked] = _measured(model, tracked)
+    return known[tracked]
+
+
+def _measured(model: LoadedModel, tracked: tuple[TrackedModule, ...]) -> float:
     """Peak memory of one forward and backward of a made-up row whose every token but the first is a target, by token.
 
     Rows with fewer targets take less: most of it are the logits and their gradients, 4 V bytes each a target.

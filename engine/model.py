@@ -56,7 +56,7 @@ def load_model(config: ModelConfig, device: str | torch.device = "cpu") -> Loade
         module,
         _load_tokenizer(config, base),
         [_on_device(state, device) for state in states],
-        base_state,
+        None if base_state is None else _on_device(base_state, device),
         lora=bool(adapters),
         device=device,
         warnings=notes,

@@ -27,7 +27,9 @@ from engine.widths import Widths, choose_widths
 
 _SHARD_BYTES = 128 << 20
 _EXACT_GRADIENT_BYTES = 256 << 20
-CURVATURE_ROWS = 2048  # docs/decisions.md 12: fewer change the ranking of weakly related rows
+# Calibration takes a sixteenth of the rows, within these bounds: about an eighth of a long build's time, and where it
+# costs next to nothing the steadier ranking (docs/decisions.md 12).
+_LEAST_CALIBRATION, _MOST_CALIBRATION, _CALIBRATION_SHARE = 512, 2048, 16
 # they change how rows are cut up, not what they are; or what they decide is told by another
 _LAYOUT_ONLY = ("shard_rows", "token_budget", "exact_limit_mb", "bytes_per_row", "search", "allow_partial")
 _OF_LEARNED = ("sketch", "learned_dim", "sketch_rows")
@@ -125,9 +127,14 @@ def make_plan(model: LoadedModel, rows: int, config: IndexConfig) -> Plan:
         widths=widths,
         rows=rows,
         shard_rows=options.shard_rows or _shard_rows(widths.stored),
-        curvature_rows=min(rows, options.curvature_rows or CURVATURE_ROWS),
+        curvature_rows=min(rows, options.curvature_rows or default_curvature_rows(rows)),
         max_batch_rows=1 if model.single_rows else _max_batch_rows(method, tracked),
     )
+
+
+def default_curvature_rows(rows: int) -> int:
+    """Of an index of so many; more than there are where there are few."""
+    return min(_MOST_CALIBRATION, max(_LEAST_CALIBRATION, rows // _CALIBRATION_SHARE))
 
 
 def _replica_epochs(model: LoadedModel, method: Method, rows: int, options: IndexOptions, own: int) -> tuple[int, ...]:

@@ -106,6 +106,7 @@ class Residents:
 def model_bytes(model: LoadedModel) -> int:
     """Weights, buffers and every checkpoint's own tensors; what several of them share counts once."""
     held = [*model.module.parameters(), *model.module.buffers()]
+    held += [] if model.before is None else model.before.parameters()
     held += [tensor for state in model.states for tensor in state.tensors.values()]
     return _storage_bytes(held)
 

@@ -26,7 +26,9 @@ from torch import Tensor
 from engine.errors import NonFiniteGradient
 from engine.shard import LEVELS, Shard
 
-PIECE_NUMBERS = 1 << 17  # 512 KiB as float32: half of a core's own cache, or less
+# 1 MiB as float32, half of a core's own cache. Threads with smaller ones wait for the interpreter.
+PIECE_NUMBERS = 1 << 18
+_PART_PIECES = 32  # 8 MiB of int8
 PLANE_BITS, PLANES = 8, 3  # of a query: 24 bits, as many as float32 has
 _EXACT_WIDTH = 1 << 16  # columns summed at a time: 128 · 127 · 2¹⁶ stays below 2³¹
 _SIGN_BITS = int.from_bytes(b"\x80" * 8, "little", signed=True)  # flips the top bit of eight bytes at once
@@ -58,12 +60,20 @@ class Queries:
         return _planes(*self.whole)
 
 
-def scan(shard: Shard, queries: Queries) -> np.ndarray:
-    """float32 [Q, N]: ⟨query, stored numbers⟩ of every row of the shard, in stored units.
+def scan(shard: Shard, queries: Queries, rows: slice = slice(None)) -> np.ndarray:
+    """float32 [Q, N]: ⟨query, stored numbers⟩ of the shard's rows, all or one of its `parts`, in stored units.
 
     Raises NonFiniteGradient for a score beyond float32.
     """
-    return scan_codes(shard.codes, shard.row_scales_N, queries, f"shard {shard.record.name}")
+    scales_N = None if shard.row_scales_N is None else shard.row_scales_N[rows]
+    return scan_codes(shard.codes[rows], scales_N, queries, f"shard {shard.record.name}")
+
+
+def parts(shard: Shard) -> list[slice]:
+    """What one core scans at a time: whole pieces, so that no score depends on it."""
+    rows, width = shard.codes.shape
+    step = _PART_PIECES * max(1, PIECE_NUMBERS // max(1, width))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def scan_codes(codes_NW: np.ndarray, row_scales_N: np.ndarray | None, queries: Queries, where: str) -> np.ndarray:

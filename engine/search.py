@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.cores import on_every_core
 from engine.errors import NonFiniteGradient
-from engine.scan import Queries, scan, scan_codes
-from engine.shard import chunk_rows
+from engine.scan import Queries, parts, scan, scan_codes
+from engine.shard import Shard, chunk_rows
 from engine.store import IndexStore
 
 # A scan's error against float64 stays below this times √D·‖q‖·‖z‖: four units in the last place of
@@ -43,9 +44,17 @@ def scan_all(store: IndexStore, stored_QW: np.ndarray) -> np.ndarray:
     """As `score_all`, of queries that `in_stored_units` has made."""
     queries = Queries(stored_QW)
     scores_QN = np.empty((len(queries), store.manifest.rows), np.float32)
-    pass_over = scan if store.device_rows is None else store.device_rows.scan
-    for shard in store.shards():
-        scores_QN[:, shard.record.start : shard.record.stop] = pass_over(shard, queries)
+    if store.device_rows is not None:
+        for shard in store.shards():
+            scores_QN[:, shard.record.start : shard.record.stop] = store.device_rows.scan(shard, queries)
+        return scores_QN
+
+    def scanned(part: tuple[Shard, slice]) -> None:
+        shard, rows = part
+        start = shard.record.start
+        scores_QN[:, start + rows.start : start + rows.stop] = scan(shard, queries, rows)
+
+    on_every_core(scanned, [(shard, rows) for shard in store.shards() for rows in parts(shard)])
     return scores_QN
 
 

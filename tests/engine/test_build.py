@@ -18,7 +18,9 @@ from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
 from engine.dataset import Dataset, open_dataset
 from engine.errors import Cancelled, InvalidOption, NoLossToken, NonFiniteGradient, StorageFull, UnknownMethod
 from engine.estimate import estimate_index
+from engine.manifest import CALIBRATED_MAXIMUM
 from engine.model import LoadedModel, load_model
+from engine.plan import default_curvature_rows
 from engine.store import IndexStore
 from engine.types import Progress
 from tests import factories
@@ -56,6 +58,25 @@ def test_progress_counts_up_to_the_total_over_all_phases(
     assert {progress.phase for progress in work} == {"curvature", "sketch", "finish"}
     assert [p.done for p in work] == sorted(p.done for p in work)
     assert work[-1].done == work[-1].total == 2 * (2 * 12 + 18)
+
+
+def test_calibration_takes_a_sixteenth_of_the_rows_within_its_bounds() -> None:
+    sizes = (1, 512, 8192, 10_000, 32_768, 1_000_000)
+    assert [default_curvature_rows(rows) for rows in sizes] == [512, 512, 512, 625, 2048, 2048]
+
+
+@pytest.mark.parametrize("method", ["graddot", "ekfac"])
+def test_an_index_of_one_shard_takes_its_scales_from_every_row(
+    world: tuple[LoadedModel, Dataset, Path], tmp_path: Path, method: str
+) -> None:
+    model, data, _ = world
+    config = IndexConfig(method, options=IndexOptions(curvature_rows=12, allow_partial=True))
+    build_index(model, data, config, tmp_path / "index", factories.ignore)
+    store = IndexStore.open(tmp_path / "index")
+    stored_NW = np.abs(store.stored(np.arange(18)))
+    assert store.manifest.shard_count == 1
+    for block in store.manifest.blocks:
+        assert CALIBRATED_MAXIMUM / 2.01 < stored_NW[:, block.offset : block.stop].max() <= CALIBRATED_MAXIMUM * 1.001
 
 
 def test_cancelled_at_any_batch_and_resumed_gives_the_same_bytes(

@@ -56,7 +56,7 @@ def test_tuned_minus_base_is_f_with_the_adapter_minus_f_without(model: LoadedMod
     found = answer(index, Query(prompt="the cat", completion=" sat"))
     model.use(-1)
     tuned = f(model, " sat")
-    with model.base_weights():
+    with model.module.disable_adapter():  # type: ignore[operator]
         base = f(model, " sat")
     assert found.measurement.value == pytest.approx(tuned, rel=1e-5)
     assert found.tuned_minus_base == pytest.approx(tuned - base, abs=1e-4)

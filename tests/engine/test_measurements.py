@@ -110,7 +110,7 @@ def test_tuned_minus_base_and_contrasts_are_of_the_log_odds_too(world: TunedWorl
     found = answer(index, query)
     world.model.use(-1)
     tuned = f(" sat") - f(" ran home")
-    with world.model.base_weights():
+    with world.model.module.disable_adapter():  # type: ignore[operator]
         base = f(" sat") - f(" ran home")
     assert found.measurement.kind == "contrastive_log_odds"
     assert found.measurement.value == pytest.approx(tuned, rel=1e-9)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.before import module_before
 from engine.config import IndexConfig, ModelConfig, Recipe
 from engine.errors import (
     AdapterBaseMismatch,
@@ -40,7 +41,7 @@ def config(base: Path, **fields: object) -> ModelConfig:
 
 def test_a_dense_model_alone_has_no_known_base(base: Path) -> None:
     model = load_model(config(base))
-    assert not model.lora and not model.has_base and len(model.states) == 1
+    assert not model.lora and model.before is None and len(model.states) == 1
     assert all(not parameter.requires_grad for parameter in model.module.parameters())
     assert not model.module.training
 
@@ -53,9 +54,9 @@ def test_dense_checkpoints_switch_weights_and_keep_the_base(base: Path, tmp_path
     for index, seed in ((0, 3), (1, 4), (-1, 4)):
         model.use(index)
         assert torch.equal(weight, dict(factories.llama(seed).named_parameters())[name])
-    with model.base_weights():
-        assert torch.equal(weight, dict(factories.llama(0).named_parameters())[name])
-    model.use(-1)
+    assert model.before is not None
+    before = dict(model.before.named_parameters())[name]
+    assert torch.equal(before, dict(factories.llama(0).named_parameters())[name])
     assert torch.equal(weight, dict(factories.llama(4).named_parameters())[name])
 
 
@@ -72,17 +73,28 @@ def test_adapter_checkpoints_switch_and_the_base_is_the_model_without_adapter(ba
     first = logits()
     model.use(1)
     second = logits()
-    with model.base_weights():
-        assert torch.allclose(logits(), factories.llama().eval()(input_ids=ids).logits, atol=1e-6)
+    assert model.before is not None
+    assert torch.allclose(model.before(input_ids=ids).logits, factories.llama().eval()(input_ids=ids).logits, atol=1e-6)
     assert torch.equal(logits(), second) and not torch.allclose(first, second, atol=1e-3)
 
 
-def test_every_parameter_is_frozen_again_after_a_look_at_the_base(base: Path, tmp_path: Path) -> None:
-    """PEFT makes an adapter trainable when it is switched back on: weight gradients would pile up unseen."""
+def test_the_model_before_shares_every_weight_and_no_hook_and_all_stay_frozen(base: Path, tmp_path: Path) -> None:
+    """PEFT makes an adapter trainable when it is switched: weight gradients would pile up unseen."""
     model = load_model(config(base, adapter=adapter(tmp_path)))
-    with model.base_weights():
-        pass
+    assert model.before is not None
+    tensors = {p.data_ptr() for p in model.module.parameters()}
+    assert {p.data_ptr() for p in model.before.parameters()} == tensors
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
+    calls: list[str] = []
+    inner = model.module.get_input_embeddings()  # type: ignore[operator]
+    inner.register_forward_hook(lambda *_: calls.append("tuned"))
+    ids = torch.tensor([[1, 20, 30, 40]])
+    before = module_before(model.module, None)
+    before(input_ids=ids)
+    assert not calls
+    assert torch.equal(before(input_ids=ids).logits, model.before(input_ids=ids).logits)
+    model.module(input_ids=ids)
+    assert calls == ["tuned"]
 
 
 def test_labels_stay_distinct_when_directories_share_a_name(base: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from engine import scan as scanning
 from engine import scan_device
 from engine.errors import NonFiniteGradient
 from engine.manifest import lay_out
-from engine.scan import Queries, scan
+from engine.scan import Queries, parts, scan
 from engine.scan_device import DeviceRows
 from engine.search import ROUNDING
 from engine.shard import Shard
@@ -98,6 +98,21 @@ def test_int8_does_not_depend_on_pieces_threads_or_columns_at_a_time(
         assert np.array_equal(scan(shard, Queries(query_QW)), whole_QN)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_parts_are_whole_pieces_and_change_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, cut: int
+) -> None:
+    random = np.random.default_rng(0)
+    shard = shard_of(tmp_path, random.standard_normal((203, 65)), dtype)
+    queries = Queries(random.standard_normal((3, 65)))
+    monkeypatch.setattr(scanning, "PIECE_NUMBERS", 7 * 65)
+    monkeypatch.setattr(scanning, "_PART_PIECES", cut)
+    cut_up = parts(shard)
+    assert len(cut_up) == -(-203 // (7 * cut))
+    assert np.array_equal(np.hstack([scan(shard, queries, rows) for rows in cut_up]), scan(shard, queries))
 
 
 def test_int8_is_the_sum_of_whole_numbers(tmp_path: Path) -> None:
