@@ -41,7 +41,7 @@ from benchmarks.quality.peers.run import REPOSITORY, environment
 from benchmarks.report import show, write
 
 COMMAND = "python -m benchmarks.indexing"
-ROWS, QUICK_ROWS, QUERIES = 160, 64, 3
+ROWS, QUICK_ROWS, QUERIES = 128, 64, 3
 PLAIN, OURS, PEERS = "plain", "whence", ("bergson", "kronfluence")
 TRAINING = "plain training"  # what every line is also measured in
 # (whose time, what for, over whose, what for, what it says): parts "index" or "all" = index and queries
@@ -263,7 +263,7 @@ def main() -> None:
         parser.error("an interval needs two rounds at least")
     torch.set_num_threads(1)
     given = write_world(asked.work, QUICK_ROWS if asked.quick else ROWS, QUERIES)
-    measured = measure(given, asked.work, rounds, settings=1 if asked.quick else 3)
+    measured = measure(given, asked.work, rounds, settings=1 if asked.quick else 2)
     costs, comparisons = cost_rows(measured), comparison_rows(measured)
     show(f"in plain training passes (8 rows a step), {rounds} rounds", costs)
     show("peer / Whence: above 1, Whence is faster", comparisons)

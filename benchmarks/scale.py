@@ -5,7 +5,7 @@
 Every point is measured, none extrapolated. Whole builds (tokenize, sketch, write; method graddot, float16) of a random
 Llama with LoRA, in turns: each turn builds every point once, in a random order, and times are medians over the turns.
 
-    length   T = 64 … 2,048 at 65,536 tokens: seconds a token against those at T = 64
+    length   T = 64 … 2,048 at 32,768 tokens: seconds a token against those at T = 64
     number   N = 1,024 … 16,384 rows of 64 tokens: the exponent of seconds in tokens, fitted on log–log axes
 
 Attention multiplies every pair of a row's tokens, so seconds a token are fitted as a + b·T as well: b·T is its part.
@@ -41,9 +41,9 @@ from tests import factories
 COMMAND = "python -m benchmarks.scale"
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "performance-scale.svg"
 LENGTHS = (64, 256, 1024, 2048)
-TOKENS = 65_536
+TOKENS = 32_768
 ROW_TOKENS = 64
-LEAST_ROWS, MOST_ROWS = 1024, 16_384  # as many as two turns build in less than four minutes
+LEAST_ROWS, MOST_ROWS = 1024, 16_384
 TARGET = 1.1  # most that the exponent of seconds in tokens may be
 # One grey and one blue that stand out from white and from black alike; the ground stays as the page has it.
 INK, LINE = "#808080", "#3b82d6"

@@ -16,7 +16,8 @@ import torch
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
-_CORES = min(os.cpu_count() or 1, 8)  # more do not read memory any faster
+# that this process may use; more than eight do not read memory any faster
+_CORES = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 _OTHERS = ThreadPoolExecutor(max(1, _CORES - 1), "core")
 
 

@@ -82,10 +82,10 @@ class RowKeys(Sequence[str]):
 
 
 class RowsWriter:
-    """Takes rows one by one. in_memory: bytes of tokens that are held before they go to a file."""
+    """Takes rows one by one. in_memory: bytes of tokens that are held before they go to a file (None = IN_MEMORY)."""
 
-    def __init__(self, in_memory: int = IN_MEMORY) -> None:
-        self._in_memory = in_memory
+    def __init__(self, in_memory: int | None = None) -> None:
+        self._in_memory = IN_MEMORY if in_memory is None else in_memory
         self._tail = array("i")
         self._ends = array("q")
         self._keys = bytearray()

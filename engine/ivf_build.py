@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.cores import on_every_core
 from engine.ivf import CENTROID_TENSORS, LIST_TENSORS, Centroids
 from engine.manifest import SearchRecord
 from engine.methods import GradientMethod, RepresentationMethod
@@ -39,6 +40,7 @@ PER_LIST, ITERATIONS = 16, 6  # of k-means: rows of the sample for each list
 SAMPLE_NUMBERS = 1 << 27  # 512 MiB as float32
 SEED = 0
 _PRODUCTS = 1 << 22  # of rows with centroids, formed at a time: 16 MiB
+_PIECES_AT_ONCE = 8  # a waiting query is answered after so many
 
 Tick = Callable[[], object]
 
@@ -166,13 +168,18 @@ def _nearest(rows_KW: Tensor, centroids_LW: Tensor, tick: Tick) -> tuple[np.ndar
 
     FAISS does the same on one thread in several times the time: its wheel has another matrix product.
     """
-    nearest, squares = [], []
     half_L = centroids_LW.square().sum(1) / 2
-    for piece_KW in rows_KW.split(max(1, _PRODUCTS // len(centroids_LW))):
+
+    def of_piece(piece_KW: Tensor) -> tuple[Tensor, Tensor]:
         products = torch.addmm(-half_L, piece_KW, centroids_LW.T).max(1)
-        nearest.append(products.indices)
-        squares.append((piece_KW.square().sum(1) - 2 * products.values).clamp(min=0).double())
+        return products.indices, (piece_KW.square().sum(1) - 2 * products.values).clamp(min=0).double()
+
+    found: list[tuple[Tensor, Tensor]] = []
+    pieces = rows_KW.split(max(1, _PRODUCTS // len(centroids_LW)))
+    for start in range(0, len(pieces), _PIECES_AT_ONCE):
+        found += on_every_core(of_piece, pieces[start : start + _PIECES_AT_ONCE])
         tick()
+    nearest, squares = zip(*found, strict=True)
     return torch.cat(nearest).numpy(), torch.cat(squares).numpy()
 
 

@@ -30,7 +30,7 @@ PROJECTIONS = {"whole": 0, "p16": 16, "ekfac": 0}
 class Loaded(Contender):
     version = version("bergson")
     runs = tuple(PROJECTIONS)
-    settings = (1024, 2048, 4096)  # tokens a batch, pads included
+    settings = (1024, 2048)  # tokens a batch, pads included
 
     def __init__(self, given: Given, scratch: Path) -> None:
         self.session = prepare(Arguments(given.path, scratch, given.checkpoints[-1], ()))

@@ -25,7 +25,7 @@ from benchmarks.quality.peers.kronfluence_scores import TokenSums
 class Loaded(Contender):
     version = version.__version__
     runs = ("ekfac",)
-    settings = (8, 16, 32)  # rows a batch
+    settings = (8, 16)  # rows a batch
 
     def __init__(self, given: Given, scratch: Path) -> None:
         self.rows = {few: TokenSet(_by_length(share(given.rows, few))) for few in (False, True)}

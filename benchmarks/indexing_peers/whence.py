@@ -29,7 +29,7 @@ PROJECTIONS = {"whole": 0, "p16": 16}
 class Loaded(Contender):
     version = version("whence")
     runs = ("ekfac whole", "graddot whole", "graddot p16")
-    settings = (1024, 2048, 4096)  # tokens a batch, pads included
+    settings = (1024, 2048)  # tokens a batch, pads included
 
     def __init__(self, given: Given, scratch: Path) -> None:
         self.scratch = scratch
