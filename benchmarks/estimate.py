@@ -35,7 +35,7 @@ from tests import factories
 
 COMMAND = "python -m benchmarks.estimate"
 WITHIN = 0.3
-LONGEST, SHORTEST = 256, 24
+LONGEST, SHORTEST = 128, 24
 
 
 @dataclass(frozen=True)

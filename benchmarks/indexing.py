@@ -1,6 +1,6 @@
 """Index builds beside Bergson and Kronfluence, and beside plain training passes: same model, rows, tokens and targets.
 
-    python -m benchmarks.indexing [--quick] [--rounds 5] [--work .bench/indexing]
+    python -m benchmarks.indexing [--quick] [--rounds 4] [--work .bench/indexing]
 
 A small random Llama with LoRA r = 8 on every Linear, and rows of 24 to 256 tokens, a third of them targets. Every
 contender is a process of its own with one thread, in its own environment (benchmarks/indexing_peers, installed on first
@@ -41,7 +41,7 @@ from benchmarks.quality.peers.run import REPOSITORY, environment
 from benchmarks.report import show, write
 
 COMMAND = "python -m benchmarks.indexing"
-ROWS, QUICK_ROWS, QUERIES = 128, 64, 3
+ROWS, QUICK_ROWS, QUERIES = 112, 64, 3
 PLAIN, OURS, PEERS = "plain", "whence", ("bergson", "kronfluence")
 TRAINING = "plain training"  # what every line is also measured in
 # (whose time, what for, over whose, what for, what it says): parts "index" or "all" = index and queries
@@ -255,10 +255,10 @@ def _none(reason: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
+    parser.add_argument("--rounds", type=int, help="default 4, with --quick 2")
     parser.add_argument("--work", type=Path, default=Path(".bench/indexing"))
     asked = parser.parse_args()
-    rounds = asked.rounds or (2 if asked.quick else 5)
+    rounds = asked.rounds or (2 if asked.quick else 4)
     if rounds < 2:
         parser.error("an interval needs two rounds at least")
     torch.set_num_threads(1)

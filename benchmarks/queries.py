@@ -1,6 +1,6 @@
 """What a query costs over HTTP, against its own forward and backward pass, as the index grows.
 
-    python -m benchmarks.queries [--rows 1000 100000 1000000] [--model 34M] [--repeats 20] [--work DIRECTORY]
+    python -m benchmarks.queries [--rows 1000 100000 1000000] [--model 34M] [--repeats 16] [--work DIRECTORY]
 
 A real server with a random Llama (34M or 110M parameters, LoRA r = 8), queries of 256 tokens, EK-FAC, one checkpoint,
 learned sketches of 512 int8 numbers; every row is read (benchmarks/query_world makes the indexes). Reference: the
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--model", choices=list(MODELS), default="34M")
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=16)
     parser.add_argument("--work", type=Path, default=Path(".bench/queries"))
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """How long things take to start: the service's import, `whence --help`, and a server until it is ready and answers.
 
-    python -m benchmarks.startup [--pairs 5] [--servers 3]
+    python -m benchmarks.startup [--pairs 3] [--servers 2]
 
 Every figure is the median of so many runs, taken in turns: each turn runs every command once, in an order of its own.
 
@@ -132,8 +132,8 @@ def table(found: dict[str, list[float]]) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="turns of the commands")
-    parser.add_argument("--servers", type=int, default=3, help="turns of the server")
+    parser.add_argument("--pairs", type=int, default=3, help="turns of the commands")
+    parser.add_argument("--servers", type=int, default=2, help="turns of the server")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         found = measure(Path(work), chosen.pairs, chosen.servers)

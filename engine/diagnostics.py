@@ -113,23 +113,24 @@ def _effective_rows(scores_M: np.ndarray) -> float | None:
 def _spearman(scores_M: np.ndarray, lengths_M: np.ndarray) -> float | None:
     if len(scores_M) < 3:  # two rows always correlate perfectly
         return None
-    a_M, b_M = (ranks - ranks.mean() for ranks in (_ranks_in_order(scores_M), _average_ranks(lengths_M)))
-    spread = np.sqrt((a_M @ a_M) * (b_M @ b_M))
-    return float(a_M @ b_M / spread) if spread > 0 else None
-
-
-def _average_ranks(values_M: np.ndarray) -> np.ndarray:
-    """float64 [M], from 1; tied values share the mean of their ranks."""
-    if values_M.dtype.kind in "iu" and len(values_M) and values_M.min() >= 0 and values_M.max() < len(values_M):
-        inverse_M, counts = values_M, np.bincount(values_M)  # lengths: no sorting
-    else:
-        _, inverse_M, counts = np.unique(values_M, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse_M]
+    middle = (len(scores_M) + 1) / 2
+    away_M = _ranks_in_order(scores_M) - middle
+    # Rows of one length share one rank: sums over them are enough.
+    groups_M = lengths_M
+    if lengths_M.dtype.kind not in "iu" or lengths_M.min() < 0 or lengths_M.max() >= len(lengths_M):
+        groups_M = np.unique(lengths_M, return_inverse=True)[1]
+    counts_G = np.bincount(groups_M)
+    away_G = np.cumsum(counts_G) - (counts_G - 1) / 2 - middle
+    spread = np.sqrt((away_M @ away_M) * (counts_G @ np.square(away_G)))
+    return float(away_G @ np.bincount(groups_M, away_M) / spread) if spread > 0 else None
 
 
 def _ranks_in_order(ascending_M: np.ndarray) -> np.ndarray:
-    """As `_average_ranks`, of values that are sorted."""
-    first = np.flatnonzero(np.concatenate([[True], ascending_M[1:] != ascending_M[:-1]]))
+    """float64 [M], from 1, of sorted values; tied ones share the mean of their ranks."""
+    distinct = ascending_M[1:] != ascending_M[:-1]
+    if distinct.all():
+        return np.arange(1.0, len(ascending_M) + 1)
+    first = np.flatnonzero(np.concatenate([[True], distinct]))
     counts = np.diff(first, append=len(ascending_M))
     return np.repeat(first + (counts + 1) / 2, counts)
 
@@ -138,13 +139,13 @@ def _null_z(scores_M: np.ndarray) -> float | None:
     if not len(scores_M):
         return None
     median = _middle(scores_M)
-    distances_M = np.sort(np.abs(scores_M - median), kind="stable")  # one falling and one rising run: a merge
-    deviation = NORMAL_MAD * _middle(distances_M)
+    halves = [(len(scores_M) - 1) // 2, len(scores_M) // 2]
+    deviation = NORMAL_MAD * _middle(np.partition(np.abs(scores_M - median), halves))
     return float((scores_M[-1] - median) / deviation) if deviation > 0 else None
 
 
 def _middle(ascending_M: np.ndarray) -> float:
-    """The median."""
+    """The median of values whose middle ones are in their places."""
     return (ascending_M[(len(ascending_M) - 1) // 2] + ascending_M[len(ascending_M) // 2]) / 2
 
 

@@ -47,8 +47,8 @@ def test_parts_are_told_apart_and_summed() -> None:
 
 def test_a_contender_that_failed_says_why_and_the_rest_is_compared() -> None:
     runs = ("plain training", "whence ekfac whole", "whence graddot whole", "whence graddot p16")
-    measured = Measured(settings=dict.fromkeys([*runs, "bergson whole"], 64))
-    for run in (*runs, "bergson whole"):
+    measured = Measured(settings=dict.fromkeys([*runs, "bergson whole", "bergson ekfac"], 64))
+    for run in (*runs, "bergson whole", "bergson ekfac"):
         for taken in (1.0, 2.0, 3.0):
             slower = 3 * taken if run == "bergson whole" else taken
             measured.add(run, {"seconds": {"index": slower}, "cpu": taken})

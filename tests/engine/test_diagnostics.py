@@ -36,9 +36,10 @@ def test_a_score_summed_in_float64_ties_with_its_own_float32_row() -> None:
 @given(
     arrays(np.float32, st.integers(3, 40), elements=SMALL_INTEGERS, unique=False),
     st.integers(0, 2**16),
+    st.sampled_from([6, 1000]),
 )
-def test_length_correlation_is_spearmans(scores_N: np.ndarray, seed: int) -> None:
-    lengths_N = np.random.default_rng(seed).integers(1, 6, len(scores_N)).astype(np.int32)
+def test_length_correlation_is_spearmans(scores_N: np.ndarray, seed: int, longest: int) -> None:
+    lengths_N = np.random.default_rng(seed).integers(1, longest, len(scores_N)).astype(np.int32)
     found = diagnostics(scores_N, lengths_N).length_correlation
     if len(set(scores_N)) == 1 or len(set(lengths_N)) == 1:
         assert found is None

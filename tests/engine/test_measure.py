@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from engine import cores, measure
 from engine.answer import score_query
 from engine.build import build_index
 from engine.capture import GradientCapture
 from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
+from engine.cores import beside
 from engine.curvature import get_metric
 from engine.curvature.fit import LabelDraws, fit_statistics
 from engine.dataset import Dataset
@@ -61,6 +64,23 @@ def test_tuned_minus_base_is_f_with_the_adapter_minus_f_without(model: LoadedMod
     assert found.measurement.value == pytest.approx(tuned, rel=1e-5)
     assert found.tuned_minus_base == pytest.approx(tuned - base, abs=1e-4)
     assert abs(tuned - base) > 0.1
+
+
+def test_the_base_is_the_same_on_another_core(index: OpenIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = [Query(prompt="the cat", completion=text) for text in (" sat", " ran home", " sat on the mat")]
+    here = [answer(index, query).tuned_minus_base for query in queries]
+    begun: list[bool] = []
+
+    def watched(work: Callable[[], Any], *, worthwhile: bool) -> Callable[[], Any]:
+        begun.append(worthwhile)
+        return beside(work, worthwhile=worthwhile)
+
+    monkeypatch.setattr(measure, "beside", watched)
+    monkeypatch.setattr(measure, "_PASSES", 0)
+    monkeypatch.setattr(cores, "_CORES", 2)
+    torch.set_num_threads(1)
+    assert [answer(index, query).tuned_minus_base for query in queries] == here
+    assert begun == [True] * 3
 
 
 def test_a_contrast_is_the_difference_of_both_measurements_and_of_both_score_lists(
