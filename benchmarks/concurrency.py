@@ -1,6 +1,6 @@
 """Many callers at once: what they get together, against what one batch of gradients gains.
 
-    python -m benchmarks.concurrency [--model 34M] [--seconds 8] [--work DIRECTORY]
+    python -m benchmarks.concurrency [--model 34M] [--seconds 12] [--work DIRECTORY]
 
 A real server process with a random Llama (benchmarks/query_world), 1, 4, 16 and 64 callers, each asking again as soon
 as it is answered; no question is asked twice. The queue has QUEUE places, so that 64 callers are more than wait: those
@@ -156,7 +156,7 @@ def rows_of(found: list[Row], gain: float) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(MODELS), default="34M")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each number of callers")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each number of callers")
     parser.add_argument("--work", type=Path, default=Path(".bench/queries"))
     given = parser.parse_args()
     torch.set_num_threads(1)

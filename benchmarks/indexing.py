@@ -1,6 +1,6 @@
 """Index builds beside Bergson and Kronfluence, and beside plain training passes: same model, rows, tokens and targets.
 
-    python -m benchmarks.indexing [--quick] [--rounds 4] [--work .bench/indexing]
+    python -m benchmarks.indexing [--quick] [--rounds 6] [--work .bench/indexing]
 
 A small random Llama with LoRA r = 8 on every Linear, and rows of 24 to 256 tokens, a third of them targets. Every
 contender is a process of its own with one thread, in its own environment (benchmarks/indexing_peers, installed on first
@@ -255,10 +255,10 @@ def _none(reason: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, help="default 4, with --quick 2")
+    parser.add_argument("--rounds", type=int, help="default 6, with --quick 2")
     parser.add_argument("--work", type=Path, default=Path(".bench/indexing"))
     asked = parser.parse_args()
-    rounds = asked.rounds or (2 if asked.quick else 4)
+    rounds = asked.rounds or (2 if asked.quick else 6)
     if rounds < 2:
         parser.error("an interval needs two rounds at least")
     torch.set_num_threads(1)

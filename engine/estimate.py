@@ -47,7 +47,8 @@ def estimate_index(model: LoadedModel, dataset: Dataset, config: IndexConfig) ->
     memory = build_bytes(plan, rows_of_batch(budget, mean_length)) + round(_TOKEN_BYTES * mean_length * plan.rows)
     if not isinstance(plan.method, RowMethod | ReplayMethod):
         seconds += _seconds(plan, try_rows(model, plan, sample, budget))
-        batch_tokens = min(budget, round(mean_length * plan.rows))
+        # the longest rows go first, and side by side
+        batch_tokens = min(budget, max(len(row.ids) for row in sample) * plan.rows)
         held = _HELD.get(model.device.type, 1.0) * bytes_per_token(model, plan.tracked or model.tracked(None))
         memory += round(held * batch_tokens)
     return IndexEstimate(

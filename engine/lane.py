@@ -29,6 +29,7 @@ from engine.ensemble import self_influence
 from engine.errors import EngineError, InvalidOption, QueueFull, ShuttingDown
 from engine.estimate import estimate_index
 from engine.gathering import Gathering
+from engine.memory import leaving_nothing
 from engine.methods import GradientMethod, ReplayMethod, RowMethod, get_method
 from engine.methods.specs import method_specs
 from engine.question import generate_only
@@ -131,7 +132,10 @@ class Lane:
 
     def estimate_index(self, model: ModelConfig, dataset_dir: Path, config: IndexConfig) -> IndexEstimate:
         return self._submit(
-            self._errands, lambda: estimate_index(self._residents.model(model), open_dataset(dataset_dir), config)
+            self._errands,
+            lambda: leaving_nothing(
+                lambda: estimate_index(self._residents.model(model), open_dataset(dataset_dir), config)
+            ),
         )
 
     def build_index(
@@ -147,7 +151,9 @@ class Lane:
 
         return self._submit(
             self._builds,
-            lambda: build_index(self._residents.model(model), open_dataset(dataset_dir), config, index_dir, tick),
+            lambda: leaving_nothing(
+                lambda: build_index(self._residents.model(model), open_dataset(dataset_dir), config, index_dir, tick)
+            ),
         )
 
     def submit_attribution(

@@ -5,10 +5,11 @@ Shapes: T positions, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from engine.features import GradientFeatures
 from engine.loaded import LoadedModel
 from engine.modules import TrackedModule
 from engine.sketch import Projection
+
+Result = TypeVar("Result")
 
 _SHARE = 0.5  # of what is free: the allocator keeps gaps, and queries are answered meanwhile
 _PROBED_TOKENS = 128
@@ -110,6 +113,16 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
     with _Allocations() as allocations:
         work()
     return allocations.peak
+
+
+def leaving_nothing(work: Callable[[], Result]) -> Result:
+    """work(); then what it has freed goes back to the system. glibc would keep most of what a build's batches took."""
+    try:
+        return work()
+    finally:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+        if trim is not None:
+            trim(0)
 
 
 class _Allocations(TorchDispatchMode):

@@ -14,7 +14,7 @@ from engine.build import build_index
 from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
 from engine.dataset import Dataset
 from engine.errors import Cancelled
-from engine.memory import bytes_per_token, free_bytes, peak_bytes, token_budget
+from engine.memory import bytes_per_token, free_bytes, leaving_nothing, peak_bytes, token_budget
 from engine.model import LoadedModel, load_model
 from engine.opened import OpenIndex
 from engine.store import IndexStore
@@ -102,3 +102,24 @@ def test_short_memory_makes_small_batches_that_resume_keeps_and_scores_do_not_sh
             query_self = float(np.abs(scores[0]).max())
     limit_N = 2e-3 * np.sqrt(selves * max(query_self, float(selves.max())))
     assert (np.abs(scores[0] - scores[1]) <= limit_N).all()
+
+
+def test_what_a_piece_of_work_has_freed_goes_back_to_the_system() -> None:
+    """Pieces below glibc's mmap threshold, freed between others that stay, so that the heap cannot shrink by itself."""
+
+    def work() -> list[torch.Tensor]:
+        pieces = [torch.ones(1 << 18) for _ in range(200)]  # 1 MiB each
+        return pieces[::20]
+
+    torch.ones(1 << 22)  # freed: glibc keeps pieces up to this size from now on
+    before = _anonymous_bytes()
+    kept = leaving_nothing(work)
+    assert _anonymous_bytes() - before < 100 << 20
+    assert len(kept) == 10
+    with pytest.raises(ZeroDivisionError):
+        leaving_nothing(lambda: 1 / 0)
+
+
+def _anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
