@@ -34,7 +34,7 @@ from engine.scores import Scores
 from engine.types import AskOptions, Attribution, Diagnostics, Filter, Measurement, Query, Removal
 
 _SATURATED = 0.99
-_MANY_ROWS = 50_000  # from here on figures about all scores are worth a thread
+_MANY_ROWS = 50_000  # from here on figures about all scores take as long as all else: worth a thread
 
 
 @dataclass
@@ -178,7 +178,6 @@ def _answer(index: OpenIndex, ask: Ask) -> Attribution:
     with ask.timed("search"):
         allowed_N = allowed_rows(index, ask.options.filter)
         scores = _scores(index, ask, allowed_N)
-        # to sort a million scores takes as long as everything until it is needed
         figures_of = beside(lambda: _figures(index, scores, allowed_N), worthwhile=len(scores.scores_M) > _MANY_ROWS)
         best = _ranked(index, ask, scores, allowed_N, largest=True)
         worst = _ranked(index, ask, scores, allowed_N, largest=False)

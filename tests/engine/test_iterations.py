@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -96,6 +96,7 @@ def test_conjugate_gradients_need_fewer_products_than_richardson() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(d=sizes, seed=st.integers(0, 99))
+@example(d=8, seed=64)  # a start that is nearly orthogonal to the first eigenvector
 def test_the_largest_eigenvalue_is_never_far_below(d: int, seed: int) -> None:
     a_DD = positive(d, seed)
     found = largest_eigenvalue(lambda v: v @ a_DD, goals(1, d, seed)[0])
