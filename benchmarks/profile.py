@@ -4,15 +4,14 @@
 
 A 34M-parameter random Llama with LoRA r = 8, EK-FAC, one thread: the calibration of an index of 48 rows of 256 tokens
 (on 24 of them, with its eigenbases, which take as long for any number of rows), then the rows themselves, then eight
-queries of 256 tokens in process. Each in shares of its own processor time, all threads together. What is not in torch
-(tokenising, FAISS, files, Python) is the rest.
+queries of 256 tokens in process. Each in shares of the time within torch's operations, all threads together; below it
+the answers' own phases. What is not in torch (tokenising, FAISS, files, Python) is not in it.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -55,16 +54,15 @@ NAMES = {
 
 
 def profiled(what: str, work: Callable[[], object]) -> list[Row]:
-    started = time.process_time()
     # a query's forward pass before fine-tuning has a thread of its own
     every = _ExperimentalConfig(profile_all_threads=True)
     with profile(activities=[ProfilerActivity.CPU], experimental_config=every) as found:
         work()
-    whole = time.process_time() - started
     seconds: dict[str, float] = {}
     for event in found.key_averages():
         named = next((text for prefix, text in NAMES.items() if event.key.startswith(prefix)), event.key)
         seconds[named] = seconds.get(named, 0.0) + event.self_cpu_time_total / 1e6
+    whole = sum(seconds.values())
     largest = sorted(seconds.items(), key=lambda pair: -pair[1])[:SHOWN]
     rows: list[Row] = [{"of": what, "operation": name, "share": round(taken / whole, 3)} for name, taken in largest]
     return [*rows, {"of": what, "operation": "everything else", "share": round(1 - sum(r["share"] for r in rows), 3)}]
