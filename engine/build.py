@@ -30,7 +30,8 @@ from engine.config import IndexConfig
 from engine.coverage import require_coverage
 from engine.curvature import get_metric
 from engine.curvature.base import Metric
-from engine.curvature.fit import LabelDraws, calibration_rows, fit_statistics, statistics_to_arrays
+from engine.curvature.fit import calibration_rows, fit_statistics, statistics_to_arrays
+from engine.curvature.labels import LabelDraws
 from engine.dataset import Dataset
 from engine.draft import draft_manifest, index_info
 from engine.ensemble import record_schedule

@@ -18,7 +18,8 @@ Result = TypeVar("Result")
 
 # that this process may use; more than eight do not read memory any faster
 _CORES = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
-_OTHERS = ThreadPoolExecutor(max(1, _CORES - 1), "core")
+# Told in each thread: `torch.set_num_threads` elsewhere reaches torch's own loops there, not those of its libraries.
+_OTHERS = ThreadPoolExecutor(max(1, _CORES - 1), "core", initializer=lambda: torch.set_num_threads(1))
 
 
 def beside(work: Callable[[], Result], *, worthwhile: bool = True) -> Callable[[], Result]:

@@ -14,7 +14,7 @@ from typing import IO, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.curvature.fit import row_key
+from engine.curvature.labels import row_key
 from engine.encoded import Encoded
 
 IN_MEMORY = 64 * 2**20  # bytes of tokens held in memory; more lie in a temporary file, mapped

@@ -6,8 +6,9 @@ once and multiplied with every query that waits:
 
     float32   as it is stored
     float16   widened to float32
-    int8      whole numbers times whole numbers: the query is cut into three planes of int8, the products are summed
-              exactly by the processor's int8 instructions, and every score is the same on every machine
+    int8      whole numbers times whole numbers: the query is cut into three planes of int8, their products with the
+              stored bytes are summed exactly by the processor's own instructions for that, and every score is the same
+              on every machine
 
 Each query is multiplied by itself (or exactly), so its scores do not depend on who else asks.
 
@@ -16,7 +17,7 @@ Dimensions: Q queries, N rows of the shard, W stored numbers a row, K rows of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 
 import numpy as np
@@ -26,12 +27,11 @@ from torch import Tensor
 from engine.errors import NonFiniteGradient
 from engine.shard import LEVELS, Shard
 
-# 1 MiB as float32, half of a core's own cache. Threads with smaller ones wait for the interpreter.
-PIECE_NUMBERS = 1 << 18
-_PART_PIECES = 32  # 8 MiB of int8
+# 4 MiB as float32: smaller ones are nearer to the processor, but their threads wait for the interpreter.
+PIECE_NUMBERS = 1 << 20
+_PART_PIECES = 32  # 32 MiB of int8
 PLANE_BITS, PLANES = 8, 3  # of a query: 24 bits, as many as float32 has
-_EXACT_WIDTH = 1 << 16  # columns summed at a time: 128 · 127 · 2¹⁶ stays below 2³¹
-_SIGN_BITS = int.from_bytes(b"\x80" * 8, "little", signed=True)  # flips the top bit of eight bytes at once
+_EXACT_WIDTH = 1 << 16  # columns summed at a time: 254 · 128 · 2¹⁶ stays below 2³¹
 
 
 class Queries:
@@ -44,9 +44,9 @@ class Queries:
         return len(self.query_QW)
 
     @cached_property
-    def singles(self) -> tuple[Tensor, ...]:
-        """float32 [W], each."""
-        return torch.from_numpy(self.query_QW.astype(np.float32)).unbind()
+    def singles(self) -> list[Tensor]:
+        """float32 [W], each in memory of its own: where a query begins in memory, its sums' last bit may depend on."""
+        return [torch.from_numpy(query_W.astype(np.float32)).clone() for query_W in self.query_QW]
 
     @cached_property
     def whole(self) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +56,12 @@ class Queries:
         return np.rint(self.query_QW / units_Q[:, None]).astype(np.int64), units_Q
 
     @cached_property
-    def planes(self) -> tuple[Tensor, np.ndarray]:
-        return _planes(*self.whole)
+    def planes(self) -> list[Tensor]:
+        """int8 [W, P], what `_products` multiplies the bytes with: one of all planes, or each by itself."""
+        planes_PW = _planes(self.whole[0])
+        each = [planes_PW] if len(planes_PW) > _SINGLE_COLUMNS else planes_PW.split(1)
+        # in new memory: of a transposed one whose side is 1 torch's product reads beyond
+        return [torch.empty(self.query_QW.shape[1], len(few), dtype=torch.int8).copy_(few.T) for few in each]
 
 
 def scan(shard: Shard, queries: Queries, rows: slice = slice(None)) -> np.ndarray:
@@ -80,26 +84,26 @@ def scan_codes(codes_NW: np.ndarray, row_scales_N: np.ndarray | None, queries: Q
     """As `scan`, of rows that lie anywhere (`Shard.codes` says in what form). where: for the error."""
     exact = row_scales_N is not None and _integer_products_are_exact()
     pieces = _exact_pieces(codes_NW, queries) if exact else _float_pieces(codes_NW, queries)
-    found_QN = np.empty((len(queries), len(codes_NW)), np.float32)
+    found_QN = torch.empty(len(queries), len(codes_NW))
     start = 0
-    with np.errstate(over="ignore"):
-        for scores_QK in pieces:
-            stop = start + scores_QK.shape[1]
-            scales = 1 if row_scales_N is None else row_scales_N[start:stop]
-            np.multiply(scores_QK, scales, out=found_QN[:, start:stop], casting="same_kind")
-            start = stop
-    if not np.isfinite(found_QN).all():
+    for scores_QK in pieces:
+        stop = start + scores_QK.shape[1]
+        if row_scales_N is not None:
+            scores_QK.mul_(torch.from_numpy(row_scales_N[start:stop]))
+        found_QN[:, start:stop] = scores_QK
+        start = stop
+    if not np.isfinite(found_QN.numpy()).all():
         raise NonFiniteGradient(f"A score overflows float32 in {where}.")
-    return found_QN
+    return found_QN.numpy()
 
 
-def _float_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[np.ndarray]:
+def _float_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[Tensor]:
     """float32 [Q, K], piece by piece."""
     for piece_KW in _widened(codes_NW):
         scores_QK = torch.empty(len(queries), len(piece_KW))
         for query_W, scores_K in zip(queries.singles, scores_QK, strict=True):
             torch.mv(piece_KW, query_W, out=scores_K)
-        yield scores_QK.numpy()
+        yield scores_QK
 
 
 def _widened(codes_NW: np.ndarray) -> Iterator[Tensor]:
@@ -118,72 +122,68 @@ def _widened(codes_NW: np.ndarray) -> Iterator[Tensor]:
 # --- int8 ---
 
 
-def _exact_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[np.ndarray]:
+def _exact_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[Tensor]:
     """float64 [Q, K], piece by piece, exact for the query rounded to 24 bits of its largest number."""
-    planes_WP, units_Q = queries.planes
+    whole_QW, units_Q = queries.whole
+    units_Q1 = torch.from_numpy(units_Q).unsqueeze(1)
+    # what is stored as c stands for c − 127: so many times each query number too much
+    too_much_Q1 = torch.from_numpy(LEVELS * whole_QW.sum(1, keepdims=True))
     codes = torch.from_numpy(codes_NW)
     rows = max(1, 4 * PIECE_NUMBERS // codes.shape[1])  # a quarter of float32's bytes
-    room = torch.empty(min(rows, len(codes)), codes.shape[1], dtype=torch.int8)
-    # what is stored as c stands for c − 127, and the flipped top bit made c − 128 of it: one more of each query number
-    once_P = planes_WP.sum(0, dtype=torch.int64).double()
     for group in codes.split(rows * _FINISHED_AT_ONCE):
-        sums_KP = torch.cat([_products(_signed(piece, room), planes_WP) for piece in group.split(rows)]).double()
-        sums_KP += once_P
+        sums_PK = _products(group.split(rows), queries.planes)
+        low_QK, middle_QK, high_QK = sums_PK.view(len(queries), PLANES, -1).unbind(1)
         # whole numbers below 2⁵³ throughout: float64 adds them exactly, in whatever order
-        yield (sums_KP.view(len(group), len(units_Q), PLANES) @ _PLACES).T.numpy() * units_Q[:, None]
+        whole_QK = high_QK.double().mul_(1 << 2 * PLANE_BITS).add_(middle_QK, alpha=1 << PLANE_BITS).add_(low_QK)
+        yield whole_QK.sub_(too_much_Q1).mul_(units_Q1)
 
 
-_FINISHED_AT_ONCE = 32  # pieces: what follows the products is many small steps
-_PLACES = torch.tensor([float(1 << (PLANE_BITS * place)) for place in range(PLANES)], dtype=torch.float64)
+_FINISHED_AT_ONCE = 8  # pieces: what follows the products is many small steps
+# Up to so many columns are faster one by one, each read from the cache: for a narrow matrix torch's product first lays
+# the rows out anew, which takes as long as twelve columns.
+_SINGLE_COLUMNS = 12
 
 
-def _planes(whole_QW: np.ndarray, units_Q: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """int8 [W, Q·3], float64 [Q]: query ≈ Σ_p plane_p · 256^p · unit.
-
-    unit: the largest number / (127 · 256²), so that the highest plane fits too.
-    """
+def _planes(whole_QW: np.ndarray) -> Tensor:
+    """int8 [Q·3, W]: query = Σ_p plane_p · 256^p. What is whole is at most 127 · 256²: the highest plane fits too."""
     left_QW = whole_QW
     planes = []
     for _ in range(PLANES):
         low_QW = (left_QW + 128) % 256 - 128
         planes.append(low_QW)
         left_QW = (left_QW - low_QW) >> PLANE_BITS
-    planes_QPW = np.stack(planes, 1).astype(np.int8)
-    # Copied into new memory: of a single column `contiguous` keeps strides that _int_mm reads beyond.
-    planes_WP = torch.empty(whole_QW.shape[1], planes_QPW.shape[0] * PLANES, dtype=torch.int8)
-    return planes_WP.copy_(torch.from_numpy(planes_QPW.reshape(-1, whole_QW.shape[1]).T)), units_Q
+    return torch.from_numpy(np.stack(planes, 1).astype(np.int8).reshape(-1, whole_QW.shape[1]))
 
 
-def _signed(codes_KW: Tensor, room: Tensor) -> Tensor:
-    """int8 [K, W], in `room`: the stored byte − 128."""
-    room_KW = room[: len(codes_KW)]
-    if codes_KW.shape[1] % 8:
-        torch.bitwise_xor(codes_KW, 0x80, out=room_KW.view(torch.uint8))
-    else:
-        torch.bitwise_xor(codes_KW.view(torch.int64), _SIGN_BITS, out=room_KW.view(torch.int64))
-    return room_KW
+def _products(pieces: Sequence[Tensor], planes: list[Tensor]) -> Tensor:
+    """int32 [P, K] of all pieces' rows (int64 of wide ones), exact."""
+    if pieces[0].shape[1] > _EXACT_WIDTH:
+        columns = zip(*(piece.split(_EXACT_WIDTH, 1) for piece in pieces), strict=True)
+        parts = zip(columns, *(some.split(_EXACT_WIDTH) for some in planes), strict=True)
+        return torch.stack([_products([p.contiguous() for p in some], few).long() for some, *few in parts]).sum(0)
+    if len(planes) == 1:
+        return torch.cat([_integer_product(piece, planes[0]) for piece in pieces]).T.contiguous()
+    sums_PK = torch.empty(len(planes), sum(map(len, pieces)), dtype=torch.int32)
+    sums = [sums_K1.split(len(pieces[0])) for sums_K1 in sums_PK.unsqueeze(2)]
+    for piece, *outs in zip(pieces, *sums, strict=True):
+        for plane_W1, out_K1 in zip(planes, outs, strict=True):
+            _integer_product(piece, plane_W1, out_K1)
+    return sums_PK
 
 
-def _products(rows_KW: Tensor, planes_WP: Tensor) -> Tensor:
-    """int32 (int64 of wide rows) [K, P], exact."""
-    if rows_KW.shape[1] <= _EXACT_WIDTH:
-        return _product(rows_KW, planes_WP)
-    parts = zip(rows_KW.split(_EXACT_WIDTH, 1), planes_WP.split(_EXACT_WIDTH), strict=True)
-    return torch.stack([_product(rows, planes) for rows, planes in parts]).sum(0)
-
-
-def _product(rows_KW: Tensor, planes_WP: Tensor) -> Tensor:
-    """int32 [K, P], of int8; the only way torch has to the processor's int8 instructions."""
-    return torch._int_mm(rows_KW, planes_WP)  # pyright: ignore[reportPrivateImportUsage]
+def _integer_product(codes_KW: Tensor, planes_WP: Tensor, out_KP: Tensor | None = None) -> Tensor:
+    """int32 [K, P]; the only way torch has to the processor's int8 instructions."""
+    return torch._int_mm(codes_KW, planes_WP, out=out_KP)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @cache
 def _integer_products_are_exact() -> bool:
-    """Whether torch sums products of int8 exactly on this processor: older ones saturate in 16 bits between."""
-    rows_KW = torch.tensor([[-128, 127], [127, 127], [-128, -128]], dtype=torch.int8).repeat(5, 48)
+    """Whether torch sums products of bytes exactly on this processor: older ones saturate in 16 bits between."""
+    codes_KW = torch.tensor([[0, 254], [254, 254], [254, 0]], dtype=torch.uint8).repeat(5, 48)
     planes_WP = torch.tensor([[127, -128, 1], [127, -128, -1]], dtype=torch.int8).repeat(48, 1)
     try:
-        found = _product(rows_KW, planes_WP).long()
+        found = [_integer_product(codes_KW, planes) for planes in (planes_WP, planes_WP[:, :1].clone())]
     except (RuntimeError, AttributeError):
         return False
-    return torch.equal(found, rows_KW.long() @ planes_WP.long())
+    expected_KP = codes_KW.long() @ planes_WP.long()
+    return torch.equal(found[0].long(), expected_KP) and torch.equal(found[1].long(), expected_KP[:, :1])

@@ -20,7 +20,8 @@ from engine.capture import GradientCapture, Outcome
 from engine.checkpoints import checkpoint_setting
 from engine.consumers import SketchConsumer
 from engine.curvature import get_metric
-from engine.curvature.fit import LabelDraws, calibration_rows
+from engine.curvature.fit import calibration_rows
+from engine.curvature.labels import LabelDraws
 from engine.curvature.solving import Checkpoint, QuerySolver, SolvedMetric
 from engine.ensemble import recorded_horizons
 from engine.features import GradientFeatures, Vectors, mean_probability

@@ -16,7 +16,8 @@ from engine.batching import PaddedBatch
 from engine.capture import GradientCapture
 from engine.curvature import get_metric
 from engine.curvature.base import Metric, Setting, Statistics
-from engine.curvature.fit import LabelDraws, fit_statistics, row_key
+from engine.curvature.fit import fit_statistics
+from engine.curvature.labels import LabelDraws, row_key
 from engine.features import GradientFeatures
 from engine.forward_rows import mean_token_loss
 from engine.memory import plain_features

@@ -1,29 +1,28 @@
 """Calibration: one pass for A and S, one for Λ, over a fixed sample with labels drawn from the model itself.
 
-Shapes: B examples, T positions, C target columns, V vocabulary, I/O a module's input/output width.
+Shapes: I/O a module's input/output width.
 
-The labels of a row depend on (seed, checkpoint, pass, the row's own tokens) alone, so the result depends neither on
-how rows were batched nor on their order. The second pass draws its own: in a basis fitted to the very same gradients
-the largest Λ come out too large and the smallest too small, and the ranking follows the draw (docs/decisions.md). With
-the recipe's weight w on a row's loss, the sampled gradient carries √w: E[(√w Σ_t g_t)(·)ᵀ] = w Σ_t H_t is the
-weighted loss's curvature.
+The result depends neither on how rows were batched nor on their order. The second pass draws its own labels: in a
+basis fitted to the very same gradients the largest Λ come out too large and the smallest too small, and the ranking
+follows the draw (docs/decisions.md). With the recipe's weight w on a row's loss, the sampled gradient carries √w:
+E[(√w Σ_t g_t)(·)ᵀ] = w Σ_t H_t is the weighted loss's curvature.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.batching import PaddedBatch
-from engine.capture import GradientCapture, LabelSampler
+from engine.capture import GradientCapture
 from engine.consumers import CovarianceConsumer, EigenMomentConsumer
 from engine.curvature.base import Metric, Statistics, symmetric_eigen
+from engine.curvature.labels import LabelDraws
 
 Batches = Callable[[], Iterable[PaddedBatch]]
 
@@ -77,40 +76,6 @@ def _eigen_moments(
     for batch in batches():
         capture.run(batch, moments, draws.sampler(batch))
     return moments.moments
-
-
-@dataclass(frozen=True)
-class LabelDraws:
-    """row_keys: position → the row's content key (`row_key`). fresh: other labels than those of the first pass."""
-
-    seed: int
-    checkpoint: int
-    row_keys: Sequence[str]
-    fresh: bool = False
-
-    def sampler(self, batch: PaddedBatch) -> LabelSampler:
-        """Inverse-CDF draws, one uniform number per row and column."""
-        width = batch.ids_BT.shape[1]
-        uniform_BT = torch.from_numpy(np.stack([self.uniforms(position, width) for position in batch.positions]))
-        uniform_BT = uniform_BT.to(batch.ids_BT.device)
-
-        def sample(logits_BCV: Tensor, columns_C: Tensor) -> Tensor:
-            cumulative_BCV = logits_BCV.softmax(-1).cumsum(-1)
-            thresholds_BC1 = uniform_BT[:, columns_C].to(cumulative_BCV.dtype).unsqueeze(-1) * cumulative_BCV[..., -1:]
-            return (cumulative_BCV <= thresholds_BC1).sum(-1).clamp_max(logits_BCV.shape[-1] - 1)
-
-        return sample
-
-    def uniforms(self, position: int, count: int) -> np.ndarray:
-        """float64 [count]; a longer row begins with the numbers of a shorter one."""
-        name = f"{'fresh ' if self.fresh else ''}labels|{self.seed}|{self.checkpoint}|{self.row_keys[position]}"
-        key = hashlib.blake2b(name.encode(), digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random(count)
-
-
-def row_key(ids: Sequence[int] | np.ndarray) -> str:
-    """blake2b-64 of a row's tokens."""
-    return hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).hexdigest()
 
 
 def calibration_rows(row_keys: Sequence[str], sample: int) -> list[int]:

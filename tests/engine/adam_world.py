@@ -22,7 +22,8 @@ from engine.build import build_index
 from engine.causal.recipe import load_recipe
 from engine.causal.train import train_lora
 from engine.config import IndexConfig, IndexOptions, Lora, ModelConfig, Recipe, Training
-from engine.curvature.fit import calibration_rows, row_key
+from engine.curvature.fit import calibration_rows
+from engine.curvature.labels import row_key
 from engine.model import LoadedModel, load_model
 from engine.opened import OpenIndex
 from engine.types import Query

@@ -16,13 +16,12 @@ from engine.config import ModelConfig, Recipe
 from engine.curvature import get_metric
 from engine.curvature.base import Setting, Statistics
 from engine.curvature.fit import (
-    LabelDraws,
     calibration_rows,
     fit_statistics,
-    row_key,
     statistics_from_arrays,
     statistics_to_arrays,
 )
+from engine.curvature.labels import LabelDraws, gumbel_table, row_key
 from engine.features import GradientFeatures
 from engine.model import LoadedModel, load_model
 from engine.modules import TrackedModule
@@ -88,11 +87,12 @@ class Fitted:
 def drawn_labels(model: LoadedModel, encoded: Encoded, position: int, draws: LabelDraws = DRAWS) -> list[int]:
     """The labels that LabelDraws draws, recomputed from their definition for one unpadded sequence."""
     uniforms = draws.uniforms(position, 200)
-    probabilities = model.module(input_ids=torch.tensor([encoded.ids])).logits[0].softmax(-1)
+    logits_TV = model.module(input_ids=torch.tensor([encoded.ids])).logits[0]
+    table_S = gumbel_table(logits_TV.device)
     labels = list(encoded.ids)
     for t in range(1, len(labels)):
-        cumulative = probabilities[t - 1].cumsum(0)
-        labels[t] = int((cumulative <= uniforms[t] * cumulative[-1]).sum())
+        place = int(uniforms[t] * (len(table_S) - logits_TV.shape[1] + 1))
+        labels[t] = int((logits_TV[t - 1] + table_S[place : place + logits_TV.shape[1]]).argmax())
     return labels
 
 

@@ -24,7 +24,8 @@ from engine.config import ModelConfig
 from engine.consumers import CovarianceConsumer, EigenMomentConsumer, SketchConsumer
 from engine.curvature import get_metric
 from engine.curvature.base import Setting, Statistics, symmetric_eigen
-from engine.curvature.fit import LabelDraws, fit_statistics, row_key
+from engine.curvature.fit import fit_statistics
+from engine.curvature.labels import LabelDraws, row_key
 from engine.encoded import Encoded
 from engine.loaded import LoadedModel, State
 from engine.modules import TrackedModule

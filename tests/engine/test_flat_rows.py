@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.batching import example_weights, pad_batch, plan_batches
-from engine.curvature.fit import calibration_rows, row_key
+from engine.curvature.fit import calibration_rows
+from engine.curvature.labels import row_key
 from engine.encoded import Encoded
 from engine.flat_rows import FlatRows, RowKeys, RowsWriter
 

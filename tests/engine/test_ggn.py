@@ -17,7 +17,8 @@ from engine.batching import PaddedBatch
 from engine.capture import GradientCapture
 from engine.config import ModelConfig
 from engine.curvature import get_metric
-from engine.curvature.fit import LabelDraws, fit_statistics, row_key
+from engine.curvature.fit import fit_statistics
+from engine.curvature.labels import LabelDraws, row_key
 from engine.errors import UnsupportedModel
 from engine.ggn import GaussNewton, mean_diagonals, split
 from engine.rows import Batcher

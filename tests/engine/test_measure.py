@@ -17,7 +17,8 @@ from engine.capture import GradientCapture
 from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
 from engine.cores import beside
 from engine.curvature import get_metric
-from engine.curvature.fit import LabelDraws, fit_statistics
+from engine.curvature.fit import fit_statistics
+from engine.curvature.labels import LabelDraws
 from engine.dataset import Dataset
 from engine.model import LoadedModel, load_model
 from engine.opened import OpenIndex

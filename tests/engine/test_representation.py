@@ -16,7 +16,8 @@ from torch import Tensor
 
 from engine.answer import score_query
 from engine.config import IndexOptions, Recipe
-from engine.curvature.fit import calibration_rows, row_key
+from engine.curvature.fit import calibration_rows
+from engine.curvature.labels import row_key
 from engine.encoded import Encoded
 from engine.errors import InvalidOption
 from engine.lane import Lane

@@ -16,7 +16,8 @@ from torch import Tensor
 from engine.answer import score_query
 from engine.build import build_index
 from engine.config import IndexConfig, IndexOptions, ModelConfig, Recipe
-from engine.curvature.fit import LabelDraws, calibration_rows, row_key, statistics_from_arrays
+from engine.curvature.fit import calibration_rows, statistics_from_arrays
+from engine.curvature.labels import LabelDraws, row_key
 from engine.errors import InvalidOption
 from engine.model import LoadedModel, load_model
 from engine.opened import OpenIndex

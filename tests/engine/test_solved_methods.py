@@ -16,8 +16,8 @@ from engine.answer import attribute
 from engine.curvature import get_metric
 from engine.curvature.astra import AstraSolver
 from engine.curvature.base import Setting, Statistics
-from engine.curvature.fit import LabelDraws, row_key
 from engine.curvature.iterations import conjugate_gradients, richardson
+from engine.curvature.labels import LabelDraws, row_key
 from engine.curvature.solving import SymmetricSolver
 from engine.errors import InvalidOption
 from engine.features import GradientFeatures
