@@ -75,7 +75,7 @@ bench: $(DEV)  ## every benchmark of speed and memory, target beside measured  (
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.everything $(ARGS)
 
 bench-rest: $(DEV)  ## what single choices rest on: calibration sample, the demo's methods, stacks, replay, tail-patch
-	@export OMP_NUM_THREADS=1; for name in curvature_sample demo_methods stacked_training tail_patch replay; do \
+	@export OMP_NUM_THREADS=1; for name in curvature_sample compiled demo_methods stacked_training tail_patch replay; do \
 	  $(BIN)/python -m benchmarks.$$name; done
 
 # Long: 518 retrainings, and four peers in environments of their own. Interrupted, it goes on where it was.

@@ -129,10 +129,13 @@ def random_statistics(tracked: Sequence[TrackedModule]) -> Statistics:
     )
 
 
-def activation_only(model: LoadedModel, batch: PaddedBatch) -> Tensor:
-    """The reference: no hooks, no sketch; the gradient of the loss with respect to the embedding's output."""
+def activation_only(model: LoadedModel, batch: PaddedBatch, forward: Callable[..., Any] | None = None) -> Tensor:
+    """The reference: no hooks, no sketch; the gradient of the loss with respect to the embedding's output.
+
+    forward: called in place of the model.
+    """
     embedded = model.module.get_input_embeddings()(batch.ids_BT).detach().requires_grad_(True)  # type: ignore[operator]
-    logits = model.module(inputs_embeds=embedded, use_cache=False).logits
+    logits = (forward or model.module)(inputs_embeds=embedded, use_cache=False).logits
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.ids_BT[:, 1:].flatten(), reduction="sum")
     return torch.autograd.grad(loss, embedded)[0]
 

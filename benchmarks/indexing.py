@@ -1,6 +1,6 @@
 """Index builds beside Bergson and Kronfluence, and beside plain training passes: same model, rows, tokens and targets.
 
-    python -m benchmarks.indexing [--quick] [--rounds 6] [--work .bench/indexing]
+    python -m benchmarks.indexing [--quick] [--size 110M] [--rounds 6] [--work .bench/indexing]
 
 A small random Llama with LoRA r = 8 on every Linear, and rows of 24 to 256 tokens, a third of them targets. Every
 contender is a process of its own with one thread, in its own environment (benchmarks/indexing_peers, installed on first
@@ -15,6 +15,8 @@ and three answers. Curvature is fitted on all rows everywhere. At p16 Bergson ke
 wait for the disk; Whence tokenizes within the timed build, writes float16 and syncs what it writes.
 
 --quick: fewer rows, two rounds, the largest batch size; nothing is written.
+--size 110M: a random Llama of that size and rows of 256 tokens, all without curvature, whose eigenbases take longer
+than so few rows; written to indexing_110M.json. Not part of `make bench`: it takes longer than all of that.
 """
 
 from __future__ import annotations
@@ -34,14 +36,15 @@ import numpy as np
 import torch
 from scipy import stats
 
-from benchmarks.indexing_peers.world import LAYERS, WIDTH, write_world
+from benchmarks.indexing_peers.world import SIZES, write_world
 from benchmarks.quality.peers import install
 from benchmarks.quality.peers.given import Given
 from benchmarks.quality.peers.run import REPOSITORY, environment
 from benchmarks.report import show, write
 
 COMMAND = "python -m benchmarks.indexing"
-ROWS, QUICK_ROWS, QUERIES = 112, 64, 3
+ROWS, QUICK_ROWS, QUERIES = {"1M": 112, "110M": 16}, 64, 3
+CURVATURE = "ekfac"  # in the name of a run that has one
 PLAIN, OURS, PEERS = "plain", "whence", ("bergson", "kronfluence")
 TRAINING = "plain training"  # what every line is also measured in
 # (whose time, what for, over whose, what for, what it says): parts "index" or "all" = index and queries
@@ -159,14 +162,15 @@ class Measured:
             self.seconds.setdefault(run, {}).setdefault(part, []).append(taken)
 
 
-def measure(given: Given, work: Path, rounds: int, settings: int) -> Measured:
-    """settings: how many of a contender's batch sizes are tried, the largest first."""
+def measure(given: Given, work: Path, rounds: int, settings: int, curvature: bool = True) -> Measured:
+    """settings: how many of a contender's batch sizes are tried, the largest first. curvature: runs with one, too."""
     measured = Measured()
     with ExitStack() as stack:
         workers = [_start(stack, name, given, work, measured) for name in (PLAIN, OURS, *PEERS)]
         ready = [worker for worker in workers if worker is not None]
         for worker in ready:
-            _tune(worker, worker.about["settings"][-settings:], measured)
+            runs = [run for run in worker.about["runs"] if curvature or CURVATURE not in run]
+            _tune(worker, runs, worker.about["settings"][-settings:], measured)
         for number in range(rounds):
             for worker in ready if number % 2 == 0 else reversed(ready):
                 _turn(worker, measured)
@@ -186,9 +190,9 @@ def _start(stack: ExitStack, name: str, given: Given, work: Path, measured: Meas
     return worker
 
 
-def _tune(worker: Worker, settings: Sequence[int], measured: Measured) -> None:
+def _tune(worker: Worker, runs: Sequence[str], settings: Sequence[int], measured: Measured) -> None:
     """Each run's fastest batch size; a run that fails is left out from here on."""
-    for run in worker.about["runs"]:
+    for run in runs:
         name, taken = f"{worker.name} {run}", {}
         try:
             worker.ask(run, settings[-1], True)  # whatever is done once a process
@@ -233,7 +237,10 @@ def cost_rows(measured: Measured) -> list[dict[str, Any]]:
 def comparison_rows(measured: Measured) -> list[dict[str, Any]]:
     """Peer / Whence: above 1 means that Whence is faster."""
     rows: list[dict[str, Any]] = []
+    known = measured.seconds.keys() | measured.failed.keys() | {run.split()[0] for run in measured.failed}
     for theirs, part, ours, our_part, note in COMPARISONS:
+        if not {theirs, theirs.split()[0]} & known:
+            continue
         columns = _columns(measured, (theirs, part), (ours, our_part))
         rows.append({"what": f"{theirs} / {ours.removeprefix('whence ')}", "note": note} | columns)
     return rows
@@ -255,6 +262,7 @@ def _none(reason: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--size", choices=list(SIZES), default="1M")
     parser.add_argument("--rounds", type=int, help="default 6, with --quick 2")
     parser.add_argument("--work", type=Path, default=Path(".bench/indexing"))
     asked = parser.parse_args()
@@ -262,16 +270,18 @@ def main() -> None:
     if rounds < 2:
         parser.error("an interval needs two rounds at least")
     torch.set_num_threads(1)
-    given = write_world(asked.work, QUICK_ROWS if asked.quick else ROWS, QUERIES)
-    measured = measure(given, asked.work, rounds, settings=1 if asked.quick else 2)
+    size, curvature = SIZES[asked.size], asked.size == "1M"
+    given = write_world(asked.work, QUICK_ROWS if asked.quick else ROWS[asked.size], QUERIES, size)
+    measured = measure(given, asked.work, rounds, 1 if asked.quick else 2, curvature)
     costs, comparisons = cost_rows(measured), comparison_rows(measured)
     show(f"in plain training passes (8 rows a step), {rounds} rounds", costs)
     show("peer / Whence: above 1, Whence is faster", comparisons)
     if not asked.quick:
         tokens = sum(len(row.ids) for row in given.rows)
-        about = {"rows": len(given.rows), "tokens": tokens, "layers": LAYERS, "width": WIDTH, "rounds": rounds}
+        about = {"rows": len(given.rows), "tokens": tokens, "layers": size.layers, "width": size.width}
         kept = {"versions": measured.versions, "seconds": measured.seconds, "cpu seconds": measured.cpu}
-        write("indexing", COMMAND, costs, about=about, comparisons=comparisons, **kept)
+        name, command = ("indexing", COMMAND) if curvature else ("indexing_110M", f"{COMMAND} --size {asked.size}")
+        write(name, command, costs, about=about | {"rounds": rounds}, comparisons=comparisons, **kept)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ NAMES = {
     "aten::linalg": "eigenbases",
     "aten::_linalg": "eigenbases",
     "aten::copy_": "copies",
-    "aten::cumsum": "labels drawn from the model",
-    "aten::_softmax": "labels drawn from the model",
+    "aten::index": "labels drawn from the model",
+    "aten::argmax": "labels drawn from the model",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,38 @@ from engine.config import ModelConfig, Recipe
 from engine.types import Query
 from tests import factories
 
-LAYERS, WIDTH = 4, 128
+
+@dataclass(frozen=True)
+class Size:
+    """shape: of benchmarks/random_llama, what is other. shortest, longest: tokens of a row."""
+
+    layers: int
+    width: int
+    shape: dict[str, Any]
+    shortest: int
+    longest: int
+
+
 # Positions beyond any row: Bergson's token batches are no longer than the model's context.
-SMALL: dict[str, Any] = {
-    "vocab_size": 1024,
-    "intermediate_size": 344,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 4096,
+_POSITIONS = {"max_position_embeddings": 4096}
+_FOUR_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
+SIZES = {
+    "1M": Size(4, 128, {"vocab_size": 1024, "intermediate_size": 344, **_FOUR_HEADS, **_POSITIONS}, 24, 256),
+    "110M": Size(12, 768, _POSITIONS, 256, 256),
 }
-SHORTEST, MEDIAN, LONGEST = 24, 80, 256  # tokens of a row; log-normal between the bounds
-SPREAD = 0.7
+MEDIAN, SPREAD = 80, 0.7  # tokens of a row; log-normal between the bounds
 _LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 
-def write_world(work: Path, rows: int, queries: int) -> Given:
+def write_world(work: Path, rows: int, queries: int, size: Size = SIZES["1M"]) -> Given:
     """In place of an earlier one: a random Llama with LoRA r=8 on every Linear, A and B random; rows and questions."""
     shutil.rmtree(work, ignore_errors=True)
-    base = factories.llama(hidden=WIDTH, layers=LAYERS, **(SHAPE | SMALL))
+    base = factories.llama(hidden=size.width, layers=size.layers, **(SHAPE | size.shape))
     factories.save_base(work / "base", base)
     adapter = factories.save_adapter(work / "adapter", base, 1, r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0)
     generator = random.Random(0)
-    texts = [_row(generator) for _ in range(rows)]
-    asked = [_row(generator) for _ in range(queries)]
+    texts = [_row(generator, size) for _ in range(rows)]
+    asked = [_row(generator, size) for _ in range(queries)]
     model = ModelConfig(str(work / "base"), adapter=str(adapter), recipe=Recipe())
     data = factories.dataset(work / "rows", texts)
     write_task(model, data, [_query(question) for question in asked], work / "task")
@@ -50,10 +60,10 @@ def write_world(work: Path, rows: int, queries: int) -> Given:
     return Given((work / "task").absolute())
 
 
-def _row(generator: random.Random) -> dict[str, str]:
+def _row(generator: random.Random, size: Size) -> dict[str, str]:
     """A third of the tokens and no more are the completion's: one a letter, BOS and EOS beside them."""
     length = round(MEDIAN * generator.lognormvariate(0, SPREAD))
-    letters = min(max(length, SHORTEST), LONGEST) - 2
+    letters = min(max(length, size.shortest), size.longest) - 2
     text = "".join(generator.choices(_LETTERS, k=letters))
     prompt = letters - max(8, letters // 3)
     return {"prompt": text[:prompt], "completion": text[prompt:]}

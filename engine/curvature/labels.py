@@ -62,9 +62,12 @@ class LabelDraws:
 @cache
 def gumbel_table(device: torch.device) -> Tensor:
     """float32 [S], the same on every device."""
-    uniform_S = np.random.Generator(np.random.Philox(key=_TABLE_SEED)).random(_TABLE)
-    # never log 0: the numbers are multiples of 2⁻⁵³, of which one could be 0
-    return torch.from_numpy((-np.log(-np.log1p(-uniform_S.clip(2.0**-53)))).astype(np.float32)).to(device)
+    generator = np.random.Generator(np.random.Philox(key=_TABLE_SEED))
+    table_S = np.empty(_TABLE, np.float32)
+    for piece in np.split(table_S, _TABLE >> 16):
+        # never log 0: the numbers are multiples of 2⁻⁵³, of which one could be 0
+        piece[:] = -np.log(-np.log1p(-generator.random(len(piece)).clip(2.0**-53)))
+    return torch.from_numpy(table_S).to(device)
 
 
 def row_key(ids: Sequence[int] | np.ndarray) -> str:

@@ -52,10 +52,10 @@ def agreement(found_QN: np.ndarray, expected_QN: np.ndarray) -> tuple[float, flo
 @pytest.mark.slow
 def test_bfloat16_ranks_as_float32_does(scores: Scores) -> None:
     """Weights, activations and δ have 8 bits; sums, curvature and what is stored more. EK-FAC draws labels from the
-    model, and other roundings draw some others: that is more of its difference than the rounding itself."""
+    model; rounding changes few of them (engine/curvature/labels.py)."""
     _, of_gradients = agreement(scores("bfloat16", method="gradcos"), scores(method="gradcos"))
     pearson, spearman = agreement(scores("bfloat16"), scores())
-    assert of_gradients > 0.99 and pearson > 0.99 and spearman > 0.985
+    assert of_gradients > 0.99 and pearson > 0.99 and spearman > 0.99
 
 
 @pytest.mark.gpu
@@ -67,5 +67,5 @@ def test_a_gpu_gives_the_scores_of_the_cpu(scores: Scores) -> None:
 @pytest.mark.gpu
 def test_bfloat16_on_a_gpu_ranks_as_float32_on_the_cpu(scores: Scores) -> None:
     pearson, spearman = agreement(scores("bfloat16", "cuda"), scores())
-    assert pearson > 0.99 and spearman > 0.985
+    assert pearson > 0.99 and spearman > 0.99
     assert torch.cuda.max_memory_allocated() > 0
