@@ -160,7 +160,7 @@ def test_kfac_metric_of_a_softmax_has_its_closed_form() -> None:
 def test_ekfac_agrees_with_the_explicit_fisher(scale: float, seed: int) -> None:
     """At an initialisation's usual scale, correlation ≥ 0.95. The sharper p_t follows a_t, the further F is from any
     Kronecker product's eigenbasis; EK-FAC then still equals its own closed form, and beats plain gradients."""
-    model, examples = one_layer(scale=scale, seed=seed), rows(1000)
+    model, examples = one_layer(scale=scale, seed=seed), rows(4000)
     few = rows(60, seed=1)
     g_ND, fisher = gradients(model, few), explicit_fisher(model, examples)
     statistics = fit(model, examples, "ekfac")
