@@ -3,7 +3,7 @@
     python -m benchmarks.indexing [--quick] [--size 110M] [--rounds 6] [--work .bench/indexing]
 
 A small random Llama with LoRA r = 8 on every Linear, and rows of 24 to 256 tokens, a third of them targets. Every
-contender is a process of its own with one thread, in its own environment (benchmarks/indexing_peers, installed on first
+contender is a process of its own with one core, in its own environment (benchmarks/indexing_peers, installed on first
 use), and loads model and tokens before anything is timed; what it writes to disk counts. Each first goes over a quarter
 of the rows at every batch size it names, and keeps the fastest. Then all take turns, round after round, so a slow
 minute of the machine hits all alike: ratios are of one round, their geometric mean has a 95 % t interval on logarithms.

@@ -55,11 +55,11 @@ class RecordConsumer:
 
 
 class CovarianceConsumer:
-    """Σ aaᵀ per input group and Σ δδᵀ per module over non-pad positions, in float64."""
+    """Σ aaᵀ per input group and Σ δδᵀ per module over non-pad positions: products in float32, sums in float64."""
 
     def __init__(self) -> None:
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
+        self._inputs: dict[str, Tensor] = {}  # of all sums, the upper triangle
+        self._outputs: dict[str, Tensor] = {}
         self._examples = 0
         self._positions: Tensor | int = 0  # stays on the device until it is asked for
 
@@ -69,14 +69,15 @@ class CovarianceConsumer:
         self._positions = self._positions + valid_BT.sum()
 
     def keep(self, module: TrackedModule, a_BTI: Tensor) -> Tensor:
-        _add(self.inputs, module.group, _gram(a_BTI * self._valid_BT1))
+        _add_gram(self._inputs, module.group, a_BTI * self._valid_BT1)
         return a_BTI
 
     def take(self, module: TrackedModule, kept: Tensor, d_BTO: Tensor) -> None:
-        _add(self.outputs, module.name, _gram(d_BTO))  # δ is zero at pads: nothing to mask
+        _add_gram(self._outputs, module.name, d_BTO)  # δ is zero at pads: nothing to mask
 
     def statistics(self) -> Statistics:
-        return Statistics(self._examples, int(self._positions), self.inputs, self.outputs)
+        whole = [{name: _mirrored(sum_DD) for name, sum_DD in sums.items()} for sums in (self._inputs, self._outputs)]
+        return Statistics(self._examples, int(self._positions), *whole)
 
 
 class EigenMomentConsumer:
@@ -96,11 +97,24 @@ class EigenMomentConsumer:
         _add(self.moments, module.name, rotated(g_BOI, q_out_OO, q_in_II).square().sum(0).double())
 
 
-def _gram(x_BTD: Tensor) -> Tensor:
-    """Σ xxᵀ over B and T: the product in float32 or wider, the running sum in float64."""
+# So many columns are multiplied with all from their own on: narrow strips leave out half of the square.
+_STRIP = {"cpu": 64, "cuda": 512}
+
+
+def _add_gram(sums: dict[str, Tensor], name: str, x_BTD: Tensor) -> None:
+    """To the sum's upper triangle, the upper triangle of Σ xxᵀ over B and T; of what lies below it, something."""
     x_MD = x_BTD.flatten(0, -2)
     x_MD = x_MD.to(torch.promote_types(x_MD.dtype, torch.float32))
-    return (x_MD.T @ x_MD).double()
+    width, strip = x_MD.shape[1], _STRIP.get(x_MD.device.type, _STRIP["cuda"])
+    if name not in sums:
+        sums[name] = torch.zeros(width, width, dtype=torch.float64, device=x_MD.device)
+    for start in range(0, width, strip):
+        sums[name][start : start + strip, start:] += x_MD[:, start : start + strip].T @ x_MD[:, start:]
+
+
+def _mirrored(upper_DD: Tensor) -> Tensor:
+    """Symmetric to the last bit."""
+    return upper_DD.triu() + upper_DD.triu(1).T
 
 
 def _add(sums: dict[str, Tensor], name: str, term: Tensor) -> None:

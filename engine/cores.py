@@ -17,9 +17,9 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 # that this process may use; more than eight do not read memory any faster
-_CORES = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+CORES = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 # Told in each thread: `torch.set_num_threads` elsewhere reaches torch's own loops there, not those of its libraries.
-_OTHERS = ThreadPoolExecutor(max(1, _CORES - 1), "core", initializer=lambda: torch.set_num_threads(1))
+_OTHERS = ThreadPoolExecutor(max(1, CORES - 1), "core", initializer=lambda: torch.set_num_threads(1))
 
 
 def beside(work: Callable[[], Result], *, worthwhile: bool = True) -> Callable[[], Result]:
@@ -39,7 +39,7 @@ def on_every_core(work: Callable[[Part], Result], parts: Sequence[Part]) -> list
         for number in _below(len(parts), numbers):
             found[number] = work(parts[number])
 
-    helpers = min(_CORES, len(parts)) - 1
+    helpers = min(CORES, len(parts)) - 1
     others = [beside(until_none_is_left) for _ in range(helpers)]
     try:
         until_none_is_left()
@@ -56,4 +56,4 @@ def _below(stop: int, numbers: Iterator[int]) -> Iterator[int]:
 
 
 def _spare_core() -> bool:
-    return _CORES > 1 and torch.get_num_threads() == 1
+    return CORES > 1 and torch.get_num_threads() == 1

@@ -2,7 +2,7 @@
 
     python -m benchmarks.indexing_peers.worker NAME --task DIR --scratch DIR
 
-Whatever a library prints goes to stderr; stdout holds answers alone.
+Whatever a library prints goes to stderr; stdout holds answers alone. It has one core and one thread.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, whatever would spread over several
     shutil.rmtree(asked.scratch, ignore_errors=True)
     asked.scratch.mkdir(parents=True)
     module = importlib.import_module(f"benchmarks.indexing_peers.{asked.name}")

@@ -21,6 +21,7 @@ from torch import Tensor
 from engine.batching import PaddedBatch
 from engine.capture import GradientCapture
 from engine.consumers import CovarianceConsumer, EigenMomentConsumer
+from engine.cores import CORES, on_every_core
 from engine.curvature.base import Metric, Statistics, symmetric_eigen
 from engine.curvature.labels import LabelDraws
 
@@ -38,7 +39,7 @@ def fit_statistics(
 ) -> Statistics:
     """The statistics `metric` needs, on the weights now loaded. `batches` is called once per pass.
 
-    between: called before every decomposition that takes long; it may load other weights.
+    between: called before decompositions that take long; it may load other weights.
     """
     if not metric.needs_covariance:
         return Statistics(examples=0, positions=0)
@@ -61,12 +62,17 @@ def fit_statistics(
 
 
 def _bases(sums: dict[str, Tensor], dtype: torch.dtype, between: Callable[[], None]) -> dict[str, Tensor]:
+    """Eigenvectors in columns. On a processor as many at once as it has cores, those of like width together."""
+    names = sorted(sums, key=lambda name: -len(sums[name]))
+    together = CORES if all(sum_DD.device.type == "cpu" for sum_DD in sums.values()) else 1
     bases: dict[str, Tensor] = {}
-    for name, sum_DD in sums.items():
-        if len(sum_DD) >= _SLOW_WIDTH:
+    for start in range(0, len(names), together):
+        some = names[start : start + together]
+        if len(sums[some[0]]) >= _SLOW_WIDTH:
             between()
-        bases[name] = symmetric_eigen(sum_DD)[1].to(dtype)
-    return bases
+        found = on_every_core(lambda name: symmetric_eigen(sums[name])[1].to(dtype), some)
+        bases.update(zip(some, found, strict=True))
+    return {name: bases[name] for name in sums}
 
 
 def _eigen_moments(

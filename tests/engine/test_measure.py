@@ -78,7 +78,7 @@ def test_the_base_is_the_same_on_another_core(index: OpenIndex, monkeypatch: pyt
 
     monkeypatch.setattr(measure, "beside", watched)
     monkeypatch.setattr(measure, "_PASSES", 0)
-    monkeypatch.setattr(cores, "_CORES", 2)
+    monkeypatch.setattr(cores, "CORES", 2)
     torch.set_num_threads(1)
     assert [answer(index, query).tuned_minus_base for query in queries] == here
     assert begun == [True] * 3
