@@ -76,8 +76,9 @@ class CovarianceConsumer:
         _add_gram(self._outputs, module.name, d_BTO)  # δ is zero at pads: nothing to mask
 
     def statistics(self) -> Statistics:
-        whole = [{name: _mirrored(sum_DD) for name, sum_DD in sums.items()} for sums in (self._inputs, self._outputs)]
-        return Statistics(self._examples, int(self._positions), *whole)
+        for sum_DD in (*self._inputs.values(), *self._outputs.values()):
+            sum_DD.triu_().add_(sum_DD.triu(1).T)  # in place: of a dense model these are the largest matrices there are
+        return Statistics(self._examples, int(self._positions), self._inputs, self._outputs)
 
 
 class EigenMomentConsumer:
@@ -110,11 +111,6 @@ def _add_gram(sums: dict[str, Tensor], name: str, x_BTD: Tensor) -> None:
         sums[name] = torch.zeros(width, width, dtype=torch.float64, device=x_MD.device)
     for start in range(0, width, strip):
         sums[name][start : start + strip, start:] += x_MD[:, start : start + strip].T @ x_MD[:, start:]
-
-
-def _mirrored(upper_DD: Tensor) -> Tensor:
-    """Symmetric to the last bit."""
-    return upper_DD.triu() + upper_DD.triu(1).T
 
 
 def _add(sums: dict[str, Tensor], name: str, term: Tensor) -> None:
