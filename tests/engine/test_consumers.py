@@ -32,7 +32,7 @@ def test_covariances_are_sums_over_positions_that_are_no_pads(
     s_OO = torch.zeros(outputs, outputs, dtype=torch.float64)
     positions = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(consumers, "_STRIP", {"cpu": strip})
+        patch.setitem(consumers._STRIP, "cpu", strip)
         for _ in range(batches):
             valid_BT = torch.rand(examples, length, generator=generator) < 0.7
             a_BTI = torch.randn(examples, length, inputs, generator=generator, dtype=torch.float64)
