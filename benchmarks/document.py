@@ -169,6 +169,24 @@ TABLES = {
         "startup",
         {**_same("what", "seconds"), "/ import fastapi": "× fastapi", "at most": "target", "met": _met},
     ),
+    "causal": Table(
+        "causal",
+        {
+            **_same("question", "left out", "rows", "log p before"),
+            "after": "log p after",
+            **_same("change", "low", "high", "trainings"),
+        },
+    ),
+    "causal-flips": Table(
+        "causal",
+        {
+            **_same("question", "left out", "rows"),
+            "share of trainings whose answer changed": "answer changed, share of trainings",
+            "answer before": "before",
+            "after": "after",
+        },
+        "flips",
+    ),
     "pages": Table(
         "pages",
         {**_same("page", "median ms", "slowest ms"), "under 200 ms": "within 200 ms"},
