@@ -260,7 +260,7 @@ class _Build:
         return vectors_NW
 
     def _scales_of(self, vectors_NW: torch.Tensor) -> list[float]:
-        largest_W = vectors_NW.abs().amax(0).cpu().numpy()
+        largest_W = torch.maximum(vectors_NW.amax(0), -vectors_NW.amin(0)).cpu().numpy()
         if self.basis is not None:
             return [block_scale(float(largest_W.max()))]
         return [block_scale(float(largest_W[b.offset : b.stop].max())) for b in self.store.manifest.blocks]

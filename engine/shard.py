@@ -75,7 +75,7 @@ def encode(vectors_ND: np.ndarray, manifest: Manifest, first_row: int) -> tuple[
     step = chunk_rows(manifest.width)
     for start in range(0, len(vectors_ND), step):
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled_KD = vectors_ND[start : start + step].astype(np.float32) * scale_D
+            scaled_KD = np.multiply(vectors_ND[start : start + step], scale_D, dtype=np.float32, casting="same_kind")
         _require_storable(scaled_KD, manifest, first_row + start)
         if row_scales_N is not None:
             scales_K = row_scales_N[start : start + step] = row_scales(scaled_KD)
@@ -106,9 +106,9 @@ def row_scales(scaled_KD: np.ndarray) -> np.ndarray:
 def _require_storable(scaled_KD: np.ndarray, manifest: Manifest, first_row: int) -> None:
     limit = FLOAT16_MAXIMUM if manifest.dtype == "float16" else float(np.finfo(np.float32).max)
     with np.errstate(invalid="ignore"):
-        fine_KD = np.abs(scaled_KD) <= limit  # false for NaN too
-    if fine_KD.all():
-        return
+        if scaled_KD.max(initial=0.0) <= limit and scaled_KD.min(initial=0.0) >= -limit:  # false for NaN too
+            return
+        fine_KD = np.abs(scaled_KD) <= limit
     row, column = (int(i) for i in np.argwhere(~fine_KD)[0])
     module = "learned sketch"
     if manifest.compression is None:
@@ -130,8 +130,9 @@ def row_norms(index: Any, scale_D: np.ndarray, row_scales_N: np.ndarray | None) 
     step = chunk_rows(index.d)
     for start in range(0, index.ntotal, step):
         count = min(step, index.ntotal - start)
-        rows_KD = index.reconstruct_n(start, count).astype(np.float64) / scale_D
-        norms_N[start : start + count] = np.sqrt(np.square(rows_KD).sum(axis=1))
+        rows_KD = index.reconstruct_n(start, count).astype(np.float64)
+        rows_KD /= scale_D
+        norms_N[start : start + count] = np.sqrt(np.einsum("kd,kd->k", rows_KD, rows_KD))
     return norms_N if row_scales_N is None else norms_N * row_scales_N
 
 
