@@ -135,7 +135,7 @@ def activation_only(model: LoadedModel, batch: PaddedBatch, forward: Callable[..
     forward: called in place of the model.
     """
     embedded = model.module.get_input_embeddings()(batch.ids_BT).detach().requires_grad_(True)  # type: ignore[operator]
-    logits = (forward or model.module)(inputs_embeds=embedded, use_cache=False).logits
+    logits = (model.module if forward is None else forward)(inputs_embeds=embedded, use_cache=False).logits
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.ids_BT[:, 1:].flatten(), reduction="sum")
     return torch.autograd.grad(loss, embedded)[0]
 

@@ -71,31 +71,28 @@ def _same(*keys: str) -> dict[str, Cell]:
 
 
 PASSES: Cell = "/ one pass over the bytes"
+COMPARED: dict[str, Cell] = {
+    "peer / Whence": "what",
+    "work": "note",
+    "ratio": "ratio",
+    "95 % interval": _interval,
+    "above 1: Whence is faster": "interval",
+}
+IN_PASSES: dict[str, Cell] = {
+    "in plain training passes (8 rows a step)": "what",
+    "tokens or rows a batch": "batch",
+    "ratio": "ratio",
+    "95 % interval": _interval,
+}
 TABLES = {
     "capture": Table(
         "capture",
         {"what, against what": "what", "ratio": "ratio", "at most": "target", "met": _at_most("ratio")},
     ),
-    "indexing": Table(
-        "indexing",
-        {
-            "peer / Whence": "what",
-            "work": "note",
-            "ratio": "ratio",
-            "95 % interval": _interval,
-            "above 1: Whence is faster": "interval",
-        },
-        "comparisons",
-    ),
-    "indexing-passes": Table(
-        "indexing",
-        {
-            "in plain training passes (8 rows a step)": "what",
-            "tokens or rows a batch": "batch",
-            "ratio": "ratio",
-            "95 % interval": _interval,
-        },
-    ),
+    "indexing": Table("indexing", COMPARED, "comparisons"),
+    "indexing-passes": Table("indexing", IN_PASSES),
+    "indexing-110M": Table("indexing_110M", COMPARED, "comparisons"),
+    "indexing-110M-passes": Table("indexing_110M", IN_PASSES),
     "curvature_sample": Table(
         "curvature_sample",
         {
