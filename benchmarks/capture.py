@@ -67,7 +67,7 @@ INDEX_ROWS = 1000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3, help="timed pairs of each comparison (default 3)")
+    parser.add_argument("--pairs", type=int, default=5, help="timed pairs of each comparison (default 5)")
     parser.add_argument("--rows", type=int, default=10_000, help="of the whole index")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
