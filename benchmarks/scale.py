@@ -203,7 +203,8 @@ def main() -> None:
     found = summary(rows)
     show("indexing by length and number of rows", rows)
     show("scale", compared(found))
-    write("scale", COMMAND, rows, summary=found, turns=chosen.pairs, compared=compared(found))
+    command = f"{COMMAND} --pairs {chosen.pairs} --most-rows {chosen.most_rows}"
+    write("scale", command, rows, summary=found, turns=chosen.pairs, compared=compared(found))
     print(drawn(rows, found))
 
 
