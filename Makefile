@@ -74,7 +74,7 @@ openapi: $(DEV)
 bench: $(DEV)  ## every benchmark of speed and memory, target beside measured  (ARGS="--only capture search", "--table --write")
 	@export OMP_NUM_THREADS=1; $(BIN)/python -m benchmarks.everything $(ARGS)
 
-bench-rest: $(DEV)  ## what single choices rest on: calibration sample, the demo's methods, stacks, replay, tail-patch
+bench-rest: $(DEV)  ## what single choices rest on: calibration sample, torch.compile, the demo's methods, stacks, replay, tail-patch
 	@export OMP_NUM_THREADS=1; for name in curvature_sample compiled demo_methods stacked_training tail_patch replay; do \
 	  $(BIN)/python -m benchmarks.$$name; done
 

@@ -153,14 +153,14 @@ def index_cost(root: Path, rows: int) -> list[dict[str, Any]]:
         for batch in Batcher(model, options.token_budget).batches(encoded.rows, encoded.weights, range(len(data)))
     ]
     half = len(steps) // 2
-    trained = _seconds(lambda _: training_pass(model, steps[:half]), 0)
-    built = _seconds(
+    trained = seconds(lambda _: training_pass(model, steps[:half]), 0)
+    built = seconds(
         lambda _: build_index(
             model, data, IndexConfig("ekfac", options=options), root / "index", lambda _progress: None
         ),
         0,
     )
-    trained += _seconds(lambda _: training_pass(model, steps[half:]), 0)
+    trained += seconds(lambda _: training_pass(model, steps[half:]), 0)
     share = IndexStore.open(root / "index").manifest.timings_s["curvature"] / built
     common = {"projection": None, "pairs": 1}
     named = f"EK-FAC index, {rows:,} rows of {SHORT} tokens, one checkpoint"
@@ -207,13 +207,13 @@ def _paired(ours: Callable[[int], object], reference: Callable[[int], object], p
     """Median of ours/reference over pairs; pair 0 warms up and is not counted."""
     ratios = []
     for number in range(pairs + 1):
-        first, second = _seconds(ours, number), _seconds(reference, number)
+        first, second = seconds(ours, number), seconds(reference, number)
         if number:
             ratios.append(first / second)
     return statistics.median(ratios)
 
 
-def _seconds(work: Callable[[int], object], number: int) -> float:
+def seconds(work: Callable[[int], object], number: int) -> float:
     _synchronize()
     started = time.perf_counter()
     work(number)

@@ -15,24 +15,16 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from benchmarks.capture import BATCH_ROWS, TOKENS, activation_only
+from benchmarks.capture import BATCH_ROWS, TOKENS, activation_only, seconds
 from benchmarks.random_llama import save_small_model, text_rows
 from benchmarks.report import report
 from engine.batching import PaddedBatch
 from engine.model import load_model
 from engine.rows import Batcher, encode_rows
-
-
-def seconds(work: Callable[[PaddedBatch], object], batch: PaddedBatch) -> float:
-    began = time.perf_counter()
-    work(batch)
-    return time.perf_counter() - began
 
 
 def measure(root: Path, pairs: int) -> tuple[list[float], float]:
@@ -44,15 +36,15 @@ def measure(root: Path, pairs: int) -> tuple[list[float], float]:
     batches: list[PaddedBatch] = [batch.padded for batch in planned]
     faster = torch.compile(model.module)
 
-    def ours(batch: PaddedBatch) -> None:
-        activation_only(model, batch, faster)
+    def eager_pass(number: int) -> None:
+        activation_only(model, batches[number])
 
-    def as_it_is(batch: PaddedBatch) -> None:
-        activation_only(model, batch)
+    def compiled_pass(number: int) -> None:
+        activation_only(model, batches[number], faster)
 
-    as_it_is(batches[0])
-    first = seconds(ours, batches[0])
-    turns = [(seconds(ours, batch), seconds(as_it_is, batch)) for batch in batches]
+    seconds(eager_pass, 0)
+    first = seconds(compiled_pass, 0)
+    turns = [(seconds(compiled_pass, number), seconds(eager_pass, number)) for number in range(len(batches))]
     eager = statistics.median(eager for _, eager in turns)
     return [compiled / eager for compiled, eager in turns], BATCH_ROWS * first / eager
 

@@ -234,12 +234,11 @@ def cost_rows(measured: Measured) -> list[dict[str, Any]]:
     ]
 
 
-def comparison_rows(measured: Measured) -> list[dict[str, Any]]:
-    """Peer / Whence: above 1 means that Whence is faster."""
+def comparison_rows(measured: Measured, curvature: bool = True) -> list[dict[str, Any]]:
+    """Peer / Whence: above 1 means that Whence is faster. curvature: as for `measure`."""
     rows: list[dict[str, Any]] = []
-    known = measured.seconds.keys() | measured.failed.keys() | {run.split()[0] for run in measured.failed}
     for theirs, part, ours, our_part, note in COMPARISONS:
-        if not {theirs, theirs.split()[0]} & known:
+        if CURVATURE in theirs and not curvature:
             continue
         columns = _columns(measured, (theirs, part), (ours, our_part))
         rows.append({"what": f"{theirs} / {ours.removeprefix('whence ')}", "note": note} | columns)
@@ -273,7 +272,7 @@ def main() -> None:
     size, curvature = SIZES[asked.size], asked.size == "1M"
     given = write_world(asked.work, QUICK_ROWS if asked.quick else ROWS[asked.size], QUERIES, size)
     measured = measure(given, asked.work, rounds, 1 if asked.quick else 2, curvature)
-    costs, comparisons = cost_rows(measured), comparison_rows(measured)
+    costs, comparisons = cost_rows(measured), comparison_rows(measured, curvature)
     show(f"in plain training passes (8 rows a step), {rounds} rounds", costs)
     show("peer / Whence: above 1, Whence is faster", comparisons)
     if not asked.quick:

@@ -139,8 +139,7 @@ def _exact_pieces(codes_NW: np.ndarray, queries: Queries) -> Iterator[Tensor]:
 
 
 _FINISHED_AT_ONCE = 8  # pieces: what follows the products is many small steps
-# Up to so many columns are faster one by one, each read from the cache: for a narrow matrix torch's product first lays
-# the rows out anew, which takes as long as twelve columns.
+# Up to so many columns are faster one by one, the rows lying in the cache: any narrow matrix takes as long as twelve.
 _SINGLE_COLUMNS = 12
 
 

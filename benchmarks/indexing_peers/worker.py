@@ -34,7 +34,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, whatever would spread over several
+    if hasattr(os, "sched_setaffinity"):  # one core, whatever would spread over several
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     shutil.rmtree(asked.scratch, ignore_errors=True)
     asked.scratch.mkdir(parents=True)
     module = importlib.import_module(f"benchmarks.indexing_peers.{asked.name}")

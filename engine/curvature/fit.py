@@ -1,6 +1,6 @@
 """Calibration: one pass for A and S, one for Λ, over a fixed sample with labels drawn from the model itself.
 
-Shapes: I/O a module's input/output width.
+Shapes: D a module's input or output width.
 
 The result depends neither on how rows were batched nor on their order. The second pass draws its own labels: in a
 basis fitted to the very same gradients the largest Λ come out too large and the smallest too small, and the ranking

@@ -83,12 +83,13 @@ def test_who_else_asks_changes_nothing(tmp_path: Path, dtype: str, width: int) -
     assert np.array_equal(scan(shard, Queries(query_QW)), alone_QN)
 
 
+@pytest.mark.parametrize("queries", [3, 5])  # their planes one by one, and all at once
 def test_int8_does_not_depend_on_pieces_threads_or_columns_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries: int
 ) -> None:
     random = np.random.default_rng(0)
     shard = shard_of(tmp_path, random.standard_normal((70, 200)), "int8")
-    query_QW = random.standard_normal((3, 200))
+    query_QW = random.standard_normal((queries, 200))
     whole_QN = scan(shard, Queries(query_QW))
     monkeypatch.setattr(scanning, "PIECE_NUMBERS", 150)
     monkeypatch.setattr(scanning, "_EXACT_WIDTH", 48)
